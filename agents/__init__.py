@@ -1,0 +1,1 @@
+"""Faust agents: streams joined to compute."""

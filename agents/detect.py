@@ -1,0 +1,280 @@
+"""The detect agent: every reading scored as it arrives, predictions and alerts out.
+
+`StreamDetector` holds what all partitions of a stream share; `DetectPartition` is the share of one input
+partition, with the sensors' state, and is a participant of its checkpoints. `process` is plain arrays in and
+messages out; only `make_detect_agent` knows Faust.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly.alerts import AlertEvent, AlertMachine, describe
+from anomaly.detector import Detector
+from anomaly.registry import build_detector
+from anomaly.verdict import judge
+from streams import metrics
+from streams.app import StreamApp
+from streams.checkpoint import InputPartition
+from streams.codecs import PredictionEncoder, dead_letter, encode_alert
+from streams.config import StreamConfig, TopicsConfig
+from streams.records import ARROW_HEADERS, Alert, Chunk, ReadingBatch, Rejected, is_arrow
+from streams.sequences import SequenceTracker
+from streams.state import BlobState, SensorState
+from streams.transforms import Pipeline
+
+
+class Output(NamedTuple):
+    """Messages for one topic, in order; `headers` is empty where none has any."""
+
+    keys: Sequence[bytes | None] = ()
+    values: Sequence[bytes | None] = ()
+    headers: Sequence[Sequence[tuple[str, bytes]]] = ()
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What the readings of one batch give rise to."""
+
+    #: Seconds from Kafka's timestamp of each scored reading, float64 [scored]; replayed ones are not scored.
+    latency_s: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    predictions: Output = field(default_factory=Output)
+    alerts: Output = field(default_factory=Output)
+
+
+class Seen(NamedTuple):
+    """What `DetectPartition.observe` found in a chunk."""
+
+    lost: int = 0
+    duplicated: int = 0
+    rejected: Sequence[Rejected] = ()
+    dead_letters: Output = Output()
+
+
+class StreamDetector:
+    """What the partitions of one stream share: codec, transforms, detector, alert rules."""
+
+    def __init__(self, stream: StreamConfig) -> None:
+        self.stream = stream
+        thresholds = {name: spec.threshold for name, spec in stream.fields.items()}
+        self.detector: Detector = build_detector(stream.detector, stream.field_names, thresholds)
+        transforms = Pipeline(stream.fields)
+        self.transforms: Pipeline | None = (
+            transforms if transforms.dtype.itemsize or transforms.active else None
+        )
+        self.alerts = AlertMachine(stream.alerts)
+        self.encoder = PredictionEncoder(stream, self.detector.name, self.detector.version)
+        self.units = [spec.unit for spec in stream.fields.values()]
+
+    def new_state(self) -> SensorState:
+        """Make the empty state of a partition."""
+        parts: dict[str, Callable[[int], NDArray[np.void]]] = {
+            "detector": self.detector.init,
+            "alerts": self.alerts.init,
+        }
+        if self.transforms is not None:
+            parts["transforms"] = self.transforms.init
+        return SensorState("detect", self.stream.state_fingerprint(), parts)
+
+
+class DetectPartition:
+    """The detect agent's state for one input partition."""
+
+    def __init__(self, shared: StreamDetector, changelog: Any) -> None:
+        self.shared = shared
+        self.state = shared.new_state()
+        self.state.restore(changelog)
+        self.sequences = SequenceTracker()
+        # last offset of what this worker has processed; a seek back makes it read that again
+        self._applied = -1
+        # offsets up to which numbers are counted and dead letters sent
+        self._seen = -1
+        self._seen_changed = False
+        self._seen_blob = BlobState("seen", "1")
+        saved = self._seen_blob.load(changelog)
+        if saved is not None:
+            self.sequences.restore(saved[0])
+            self._seen = saved[1]
+
+    def snapshot(self) -> list[tuple[bytes, bytes]]:
+        """Take what has changed since the last checkpoint; see `streams.checkpoint.Participant`."""
+        changes = self.state.snapshot()
+        if self._seen_changed:
+            self._seen_changed = False
+            changes += self._seen_blob.dump(self.sequences.snapshot(), self._seen)
+        return changes
+
+    def observe(self, chunk: Chunk, rejected: list[Rejected]) -> Seen:
+        """Take in what is not scored: the publishers' numbering and the messages that are refused.
+
+        A chunk that is replayed after a crash counts and sends nothing a second time.
+        """
+        seen = max(self._seen, self._applied)
+        if not (chunk.headers or rejected) or chunk.last_offset <= seen:
+            return Seen()
+        self._seen, self._seen_changed = chunk.last_offset, True
+        if chunk.first_offset <= seen:
+            rejected = [message for message in rejected if message.offset > seen]
+            if chunk.headers:
+                new = bisect_right(chunk.offsets, seen)
+                chunk = dataclasses.replace(chunk, headers=chunk.headers[new:])
+        lost, duplicated = self.sequences.observe(chunk)
+        letters = [dead_letter(message, chunk.topic, chunk.partition) for message in rejected]
+        return Seen(lost, duplicated, rejected, Output(*zip(*letters, strict=True)) if letters else Output())
+
+    def process(self, batch: ReadingBatch, now: float) -> Outcome:
+        """Score a batch, move the state on and write the outputs.
+
+        Args:
+            batch: readings of this partition, in log order.
+            now: wall clock, seconds since the epoch.
+        """
+        outcome = Outcome()
+        applied, self._applied = self._applied, max(self._applied, batch.last_offset)
+        if not len(batch):
+            return outcome
+        shared, state = self.shared, self.state
+        if batch.ids is not None:
+            distinct, codes = batch.ids
+            rows = state.locate(distinct)[codes]
+        else:
+            rows = state.locate(batch.sensor_ids)
+        values, ts = batch.values, batch.ts
+        fresh = state.fresh(rows, batch.offsets)
+        if batch.first_offset <= applied:
+            fresh = (batch.offsets > applied) if fresh is None else fresh & (batch.offsets > applied)
+        picked: NDArray[np.intp] | None = None
+        if fresh is not None:
+            picked = np.flatnonzero(fresh)
+            metrics.REPLAYED.labels(batch.stream).inc(len(fresh) - len(picked))
+            if not len(picked):
+                return outcome
+            rows, values, ts = rows[picked], values[picked], ts[picked]
+        if shared.transforms is not None:
+            values = shared.transforms.apply(state.rows["transforms"], rows, values, ts)
+        scores, explain = shared.detector.examine(state.rows["detector"], rows, values, ts)
+        verdict = judge(scores, shared.detector.thresholds)
+        events = shared.alerts.update(state.rows["alerts"], rows, values, ts, verdict)
+        state.touch(rows, batch.last_offset)
+
+        published = batch.published if picked is None else batch.published[picked]
+        outcome.latency_s = now - published
+        keys = state.keys
+        judged = (verdict.score, verdict.field, verdict.is_anomaly)
+        if batch.index is None:
+            values_out = shared.encoder.encode(batch, picked, *judged, now)
+            outcome.predictions = Output([keys[row] for row in rows.tolist()], values_out)
+        else:
+            out_keys, messages = shared.encoder.encode_messages(batch, picked, *judged, now)
+            headers = [ARROW_HEADERS if is_arrow(message, ()) else () for message in messages]
+            outcome.predictions = Output(out_keys, messages, headers)
+        if events:
+            alerts = [self._alert(event, batch, explain) for event in events]
+            outcome.alerts = Output([keys[event.row] for event in events], [*map(encode_alert, alerts)])
+            for event in events:
+                metrics.ALERTS.labels(batch.stream, event.state).inc()
+        return outcome
+
+    def _alert(self, event: AlertEvent, batch: ReadingBatch, explain: Callable[[int, int], str]) -> Alert:
+        shared = self.shared
+        sensor = self.state.ids[event.row]
+        name = shared.stream.field_names[event.field]
+        why = explain(event.index, event.field) if event.state == "firing" else ""
+        return Alert(
+            id=event.alert_id(batch.stream, sensor, shared.detector.name),
+            key=f"{batch.stream}/{sensor}",
+            rule=shared.detector.name,
+            severity=event.severity,  # type: ignore[arg-type]
+            state=event.state,
+            source=sensor,
+            field=name,
+            value=None if event.value != event.value else event.value,
+            score=event.score,
+            threshold=event.threshold,
+            started_at=event.started_at,
+            ts=event.ts,
+            count=event.count,
+            explanation=describe(event, name, shared.units[event.field], why),
+        )
+
+
+def make_detect_agent(app: StreamApp, topic: Any, config: StreamConfig, topics: TopicsConfig) -> Any:
+    """Declare the agent that scores a stream.
+
+    Args:
+        app: the application.
+        topic: the stream's `streams.topics.ReadingTopic`.
+        config: the stream.
+        topics: names of the output topics.
+    """
+    shared = StreamDetector(config)
+    name = config.name
+    role = f"detect-{name}"
+    counters = metrics.of_stream(name)
+
+    def opened(partition: InputPartition) -> DetectPartition:
+        share = DetectPartition(shared, partition.table.contents(partition.tp.partition))
+        if share.state.dropped:
+            app.log.warning(
+                "stream %r: its fields, transforms or detector have changed, so the state of partition %s "
+                "is dropped and its sensors warm up again",
+                name,
+                partition.tp.partition,
+            )
+        partition.participants[role] = share
+        return share
+
+    @app.agent(topic, name=role, concurrency=app.actors(config))  # type: ignore[untyped-decorator]
+    async def detect(batches: Any) -> None:
+        async for event in batches.events():
+            batch, chunk = event.value, event.message.value
+            partition = app.input_partition(batch)
+            async with partition.turn(role, batch):
+                share: Any = partition.participants.get(role) or opened(partition)
+                started, now = time.perf_counter(), time.time()
+                seen = share.observe(chunk, batch.rejected)
+                outcome = share.process(batch, now)
+                scored = time.perf_counter()
+                for target, output in (
+                    (topics.predictions, outcome.predictions),
+                    (topics.alerts, outcome.alerts),
+                    (topics.dead_letter, seen.dead_letters),
+                ):
+                    await partition.emitter.emit(target, batch.partition, *output)
+                counters.score_s.inc(scored - started)
+                counters.emit_s.inc(time.perf_counter() - scored)
+            counters.readings.inc(len(outcome.latency_s))
+            counters.predictions.inc(len(outcome.predictions.values))
+            if seen.lost or seen.duplicated:
+                counters.lost.inc(seen.lost)
+                counters.duplicated.inc(seen.duplicated)
+            for rejected in seen.rejected:
+                metrics.DEAD_LETTERS.labels(name, rejected.reason).inc()
+            if len(outcome.latency_s):
+                metrics.LATENCY.observe(name, outcome.latency_s)
+
+    return detect
+
+
+def export_gauges(app: StreamApp) -> None:
+    """Export how many sensors have state on this worker, and how many alerts are open, by stream."""
+    rows: Counter[str] = Counter()
+    alerts: Counter[str] = Counter()
+    for partition in app.checkpointer.partitions.values():
+        for share in partition.participants.values():
+            if isinstance(share, DetectPartition):
+                stream = share.shared.stream.name
+                rows[stream] += len(share.state)
+                alerts[stream] += share.shared.alerts.open_rows(share.state.rows["alerts"])
+    for stream in {*rows, *alerts}:
+        metrics.STATE_ROWS.labels(stream).set(rows[stream])
+        metrics.ALERTS_OPEN.labels(stream).set(alerts[stream])

@@ -1,0 +1,1 @@
+"""Side-by-side measurements of polarstream and its peers; see README.md."""

@@ -1,0 +1,1 @@
+"""Inference engines: arrays in, arrays out."""

@@ -1,0 +1,231 @@
+"""Configuration of streams as typed structs: what a topic holds, how it is read and watched.
+
+The structs only say what is legal for one value (`Meta`); what must hold between values is checked by
+`polarstream.config`, which also reports every fault at once. Transform and window settings stand here as
+data; `streams.transforms` and `streams.windows` give them meaning. A detector's settings are a plain dict,
+since `streams` knows no detector: the registry in `anomaly` converts it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+PositiveInt: TypeAlias = Annotated[int, Meta(ge=1)]
+Positive: TypeAlias = Annotated[float, Meta(gt=0)]
+NonNegative: TypeAlias = Annotated[float, Meta(ge=0)]
+NonNegativeInt: TypeAlias = Annotated[int, Meta(ge=0)]
+Fraction: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+
+SecurityProtocol: TypeAlias = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+SaslMechanism: TypeAlias = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+
+
+class KafkaConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """How Kafka is reached. Without `bootstrap_servers` the local broker is meant."""
+
+    bootstrap_servers: list[str] = []
+    security_protocol: SecurityProtocol = "PLAINTEXT"
+    sasl_mechanism: SaslMechanism | None = None
+    sasl_username: str | None = None
+    sasl_password: str | None = None
+    #: PEM file of the authorities that sign the brokers' certificates; None: those of the system.
+    ssl_cafile: str | None = None
+    #: PEM files of the client's own certificate and key, where the broker asks for one.
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    ssl_check_hostname: bool = True
+    request_timeout_ms: Annotated[int, Meta(ge=1000, le=600_000)] = 40_000
+
+
+class TopicsConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """Names and storage of the topics that polarstream writes."""
+
+    predictions: str = "predictions"
+    alerts: str = "alerts"
+    analytics: str = "analytics"
+    dead_letter: str = "dead-letter"
+    retention_hours: PositiveInt = 168
+    #: Bytes kept per partition.
+    retention_bytes: Annotated[int, Meta(ge=1_048_576)] = 1_073_741_824
+    replication_factor: Annotated[int, Meta(ge=1, le=32_767)] = 1
+
+
+class ScaleConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True, tag="scale"):
+    """`x * factor + offset`."""
+
+    factor: float = 1.0
+    offset: float = 0.0
+
+
+class ClipConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True, tag="clip"):
+    """`x` held between `min` and `max`; either may be left out."""
+
+    min: float | None = None
+    max: float | None = None
+
+
+class DeltaConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True, tag="delta"):
+    """The difference to the sensor's value before."""
+
+
+class RateConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True, tag="rate"):
+    """The change in `per_s` seconds, from the sensor's value before."""
+
+    per_s: Positive = 1.0
+
+
+class RollingConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True, tag="rolling"):
+    """A statistic of the sensor's values of the last `window_s` seconds of event time."""
+
+    stat: Literal["mean", "min", "max"]
+    window_s: Positive
+
+
+TransformConfig: TypeAlias = ScaleConfig | ClipConfig | DeltaConfig | RateConfig | RollingConfig
+
+
+class TumblingConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True, tag="tumbling"):
+    """Windows of `size_s` seconds side by side, aligned to the epoch."""
+
+    name: str
+    size_s: Positive
+    allowed_lateness_s: NonNegative = 0.0
+
+
+class HoppingConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True, tag="hopping"):
+    """Windows of `size_s` seconds, one begun every `hop_s` seconds, aligned to the epoch."""
+
+    name: str
+    size_s: Positive
+    hop_s: Positive
+    allowed_lateness_s: NonNegative = 0.0
+
+
+class SessionConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True, tag="session"):
+    """Windows that end when a sensor is silent for `gap_s` seconds."""
+
+    name: str
+    gap_s: Positive
+    allowed_lateness_s: NonNegative = 0.0
+
+
+WindowConfig: TypeAlias = TumblingConfig | HoppingConfig | SessionConfig
+
+
+class FieldConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """One measured value of a reading."""
+
+    unit: str = ""
+    #: A reading with a value outside `min` and `max` is refused (`out_of_bounds`).
+    min: float | None = None
+    max: float | None = None
+    #: A reading without a required field is refused; an optional one is NaN where it is absent or null.
+    required: bool = True
+    #: Overrides the detector's threshold for this field.
+    threshold: Positive | None = None
+    #: Applied in order, before the detector and the windows.
+    transforms: list[TransformConfig] = []
+
+
+class AlertConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """When an alert opens and resolves."""
+
+    #: Consecutive anomalous readings of a sensor that open an alert.
+    open_after: PositiveInt = 1
+    #: A reading counts as calm below this fraction of the threshold ...
+    resolve_below: Fraction = 0.7
+    #: ... and so many calm readings in a row resolve the alert.
+    resolve_after: PositiveInt = 5
+    severity: Literal["info", "warning", "critical"] = "warning"
+
+
+def _ewz() -> dict[str, Any]:
+    return {"type": "ewz"}
+
+
+class StreamConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """One topic of readings: what is in it and what is done with it."""
+
+    name: str
+    topic: str
+    #: Partitions of the topic (and of its outputs) where polarstream creates it.
+    partitions: Annotated[int, Meta(ge=1, le=10_000)] = 4
+    #: Key of the sensor's id in the JSON object or Arrow schema; None or "": the Kafka key is the id.
+    id_field: str | None = "sensor_id"
+    #: Key of the time; None or "", or absent from a reading: the Kafka timestamp counts.
+    time_field: str | None = "ts"
+    #: A reading further in the future than this is refused (`future_timestamp`).
+    max_clock_skew_s: NonNegative = 300.0
+    fields: dict[str, FieldConfig]
+    detector: dict[str, Any] = msgspec.field(default_factory=_ewz)
+    alerts: AlertConfig = AlertConfig()
+    windows: list[WindowConfig] = []
+
+    def __post_init__(self) -> None:
+        # TOML has no null, so an empty string stands for it there
+        for name in ("id_field", "time_field"):
+            if getattr(self, name) == "":
+                msgspec.structs.force_setattr(self, name, None)
+
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        """Names of the value fields, in the order of every array's columns."""
+        return tuple(self.fields)
+
+    def state_fingerprint(self) -> str:
+        """A word that changes when kept detector state no longer fits this configuration.
+
+        It covers the fields and their order, the transforms, what tells one sensor from another, and the
+        detector without its thresholds: another threshold judges the same state.
+        """
+        detector = {k: v for k, v in self.detector.items() if k not in ("threshold", "thresholds")}
+        return _fingerprint(
+            [self.id_field, [[name, field.transforms] for name, field in self.fields.items()], detector]
+        )
+
+    def windows_fingerprint(self) -> str:
+        """Like `state_fingerprint`, for the state of the windows."""
+        return _fingerprint(
+            [
+                self.id_field,
+                [[name, field.transforms] for name, field in self.fields.items()],
+                self.windows,
+            ]
+        )
+
+
+class WorkerConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """How a worker process reads, keeps state and reports."""
+
+    delivery: Literal["at_least_once", "exactly_once"] = "at_least_once"
+    #: 2048 and its columns fit into a processor's cache: a quarter faster than 8192, and 40 MB less.
+    chunk_max_messages: Annotated[int, Meta(ge=1, le=1_000_000)] = 2048
+    chunk_max_bytes: Annotated[int, Meta(ge=1024)] = 4_194_304
+    #: How long a trickle is gathered before it is handed on.
+    linger_ms: Annotated[float, Meta(ge=0, le=60_000)] = 5.0
+    #: None: 1000 at least once, 100 exactly once.
+    checkpoint_interval_ms: Annotated[int, Meta(ge=1)] | None = None
+    session_timeout_ms: Annotated[int, Meta(ge=1000)] = 10_000
+    #: Name of this worker, the same after each restart; None: the host's name.
+    instance_id: str | None = None
+    standby_replicas: NonNegativeInt = 0
+    metrics_host: str = "127.0.0.1"
+    #: 0: any free port, written to `<data_dir>/run/worker-<instance>.json`.
+    metrics_port: Annotated[int, Meta(ge=0, le=65_535)] = 0
+    start_from: Literal["earliest", "latest"] = "earliest"
+
+    @property
+    def checkpoint_s(self) -> float:
+        """Seconds between checkpoints, with the default of the delivery filled in."""
+        if self.checkpoint_interval_ms is not None:
+            return self.checkpoint_interval_ms / 1000
+        return 1.0 if self.delivery == "at_least_once" else 0.1
+
+
+def _fingerprint(parts: object) -> str:
+    data = msgspec.json.encode(parts, order="sorted")
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
