@@ -87,7 +87,8 @@ class StreamApp(faust.App):  # type: ignore[misc]
             broker_heartbeat_interval=max(session_s / 5, 0.3),
             broker_commit_interval=worker.checkpoint_s,
             broker_max_poll_interval=300.0,
-            consumer_auto_offset_reset=worker.start_from,
+            # what a partition without a committed offset begins with is `ChunkConsumer.seek_to_committed`'s affair
+            consumer_auto_offset_reset="earliest",
             consumer_group_instance_id=instance_id,
             # short enough to notice that a topic has got more partitions
             consumer_metadata_max_age_ms=10_000,
@@ -163,7 +164,8 @@ class StreamApp(faust.App):  # type: ignore[misc]
             self.in_flight = InFlight()
         emitters = await asyncio.gather(*(self._new_emitter(tp) for tp in new))
         for tp, emitter in zip(new, emitters, strict=True):
-            partition = InputPartition(tp, self._tables_by_topic[tp.topic], emitter, self.crash)
+            agents = [name for name, agent in self.agents.items() if tp.topic in agent.get_topic_names()]
+            partition = InputPartition(tp, self._tables_by_topic[tp.topic], emitter, agents, self.crash)
             self.checkpointer.partitions[tp] = partition
         metrics.PARTITIONS.set(len(self.checkpointer.partitions))
 

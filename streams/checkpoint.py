@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Protocol
 
 from aiokafka.structs import TopicPartition
@@ -49,13 +49,25 @@ class Participant(Protocol):
 
 
 class InputPartition:
-    """One partition of an input topic, while it is assigned to this worker."""
+    """One partition of an input topic, while it is assigned to this worker.
+
+    It alone knows how far each agent is, and so what may be committed: what Faust counts as acknowledged may
+    also be what an agent has skipped or failed in.
+
+    Args:
+        tp: topic and partition.
+        table: the stream's changelog.
+        emitter: of the outputs.
+        agents: names of all agents that read the topic.
+        crash: called with what an agent has failed of.
+    """
 
     def __init__(
         self,
         tp: TP,
         table: ChangelogTable,
         emitter: Emitter,
+        agents: Iterable[str],
         crash: Callable[[BaseException], Awaitable[None]],
     ) -> None:
         self.tp = tp
@@ -63,37 +75,47 @@ class InputPartition:
         self.emitter = emitter
         self.lock = asyncio.Lock()
         self.participants: dict[str, Participant] = {}
-        # last offset of each agent's last batch
-        self._done: dict[str, int] = {}
-        # agents that may be given again what they have had, after a seek
-        self._rewound: set[str] = set()
+        #: True once an agent broke off in the middle of a batch: state and outputs no longer agree, so
+        #: there is no further checkpoint.
+        self.broken = False
+        # next offset that each agent has to read; None: wherever the log begins
+        self._next: dict[str, int | None] = dict.fromkeys(agents)
         self._crash = crash
 
-    def rewind(self) -> None:
-        """Note that the partition is read again from an older offset; agents skip what they have had."""
-        self._rewound.update(self._done)
+    def start_at(self, offset: int | None) -> None:
+        """Note the committed offset, from which the partition is read; None if there is none."""
+        self._next = {agent: offset if known is None else known for agent, known in self._next.items()}
+
+    def committable(self) -> int | None:
+        """Return the next offset that some agent has to read, None if that is not known yet."""
+        known = [offset for offset in self._next.values() if offset is not None]
+        return min(known) if known and len(known) == len(self._next) else None
 
     @contextlib.asynccontextmanager
     async def turn(self, agent: str, batch: ReadingBatch) -> AsyncIterator[None]:
         """Hold the lock for one batch of one agent.
 
+        A batch that an agent is given again, after a seek, is not refused: agents skip what they have had.
         An agent that fails here takes the worker with it, which starts again from the last checkpoint:
         Faust would start the agent anew and leave the batch out.
 
         Raises:
-            RetryLater: the batch is older than one that the agent has had, and nobody has sought back.
+            RetryLater: there are readings between the agent's last batch and this one.
         """
         async with self.lock:
             try:
-                done = self._done.get(agent, -1)
-                if batch.first_offset > done:
-                    self._rewound.discard(agent)
-                elif agent not in self._rewound:
-                    raise RetryLater(f"{agent}: batch {batch.first_offset} of {self.tp} came out of order")
+                expected = self._next[agent]
+                if expected is not None and batch.first_offset > expected:
+                    raise RetryLater(
+                        f"{agent}: {self.tp.topic}/{self.tp.partition} went on at offset "
+                        f"{batch.first_offset} instead of {expected}"
+                    )
                 yield
-                self._done[agent] = max(done, batch.last_offset)
-            except Exception as error:
-                await self._crash(error)
+                self._next[agent] = max(expected or 0, batch.last_offset + 1)
+            except BaseException as error:
+                self.broken = True
+                if isinstance(error, Exception):
+                    await self._crash(error)
                 raise
 
     def changes(self) -> Changes:
@@ -148,22 +170,29 @@ class Checkpointer:
         """
         started = time.perf_counter()
         self._cost_s = 0.0
-        transactional = {
-            tp: partition
-            for tp in offsets
-            if (partition := self.partitions.get(tp)) and isinstance(partition.emitter, TransactionalEmitter)
-        }
-        if transactional:
-            # half of the partitions at a time, so that the others can be worked on
-            room = asyncio.Semaphore(max(1, len(transactional) // 2))
-            await asyncio.gather(
-                *(
-                    self._commit_transaction(partition, offsets[tp], room)
-                    for tp, partition in transactional.items()
+        taken = {tp: partition for tp in offsets if (partition := self.partitions.get(tp))}
+        try:
+            transactional = {
+                tp: partition
+                for tp, partition in taken.items()
+                if isinstance(partition.emitter, TransactionalEmitter)
+            }
+            if transactional:
+                # half of the partitions at a time, so that the others can be worked on
+                room = asyncio.Semaphore(max(1, len(transactional) // 2))
+                await asyncio.gather(
+                    *(
+                        self._commit_transaction(partition, offsets[tp], room)
+                        for tp, partition in transactional.items()
+                    )
                 )
-            )
-        plain = {tp: offset for tp, offset in offsets.items() if tp not in transactional}
-        done = await self._commit_plain(plain) if plain else True
+            plain = {tp: partition for tp, partition in taken.items() if tp not in transactional}
+            done = await self._commit_plain(plain, offsets) if plain else True
+        except BaseException:
+            # what was taken out of the state is not stored
+            for partition in taken.values():
+                partition.broken = True
+            raise
         metrics.CHECKPOINTS.inc()
         metrics.CHECKPOINT_SECONDS.observe(time.perf_counter() - started)
         return done
@@ -175,28 +204,28 @@ class Checkpointer:
         self._cost_s += 2 * (time.thread_time() - started)
         return changes
 
-    async def _commit_plain(self, offsets: Mapping[TP, int]) -> bool:
-        partitions = [self.partitions[tp] for tp in offsets if tp in self.partitions]
-        changes: list[Changes] = []
+    async def _commit_plain(self, partitions: Mapping[TP, InputPartition], offsets: Mapping[TP, int]) -> bool:
+        changes: dict[TP, Changes] = {}
         outputs: list[asyncio.Future[object]] = []
-        for partition in partitions:
+        for tp, partition in partitions.items():
             async with partition.lock:
-                changes.append(self._changes(partition))
-                outputs += partition.emitter.take_pending()
+                if not partition.broken:
+                    changes[tp] = self._changes(partition)
+                    outputs += partition.emitter.take_pending()
         if outputs:
             await asyncio.gather(*outputs)
-        last = await asyncio.gather(
-            *(partition.write(change) for partition, change in zip(partitions, changes, strict=True))
-        )
-        for partition, change, offset in zip(partitions, changes, last, strict=True):
+        last = await asyncio.gather(*(partitions[tp].write(change) for tp, change in changes.items()))
+        for (tp, change), offset in zip(changes.items(), last, strict=True):
             if offset is not None:
-                partition.table.note_written(partition.tp.partition, change, offset)
-        return await self._commit_offsets(offsets)
+                partitions[tp].table.note_written(tp.partition, change, offset)
+        return bool(changes) and await self._commit_offsets({tp: offsets[tp] for tp in changes})
 
     async def _commit_transaction(
         self, partition: InputPartition, offset: int, room: asyncio.Semaphore
     ) -> None:
         async with room, partition.lock:
+            if partition.broken:
+                return
             changes = self._changes(partition)
             last = await partition.write(changes)
             outputs = partition.emitter.take_pending()

@@ -53,6 +53,7 @@ LOST = _counter("lost", "Messages missing in the numbering of their publisher.",
 DUPLICATED = _counter(
     "duplicated", "Messages that came twice by the numbering of their publisher.", ["stream"]
 )
+EXPIRED = _counter("expired", "Offsets that retention deleted before they were read.", ["topic"])
 CHUNK_MESSAGES = _histogram(
     "chunk_messages", "Messages in a chunk.", ["stream"], (1, 4, 16, 64, 256, 1024, 4096, 16384)
 )

@@ -13,9 +13,9 @@ How it works, from the socket to the agent:
    the original yields one record for each message. It also lingers: while data trickles in, the broker is
    asked to gather for some milliseconds, so that a chunk is worth its overhead; a caught-up consumer of an
    idle topic asks for the first byte, at once.
-2. `ChunkConsumer` makes one Faust message of a chunk. The message's offset is the chunk's first, and the
-   ranges of the chunks in flight are kept: an offset is committable once every chunk before it is
-   acknowledged, so that no offset inside an unfinished chunk is ever committed.
+2. `ChunkConsumer` makes one Faust message of a chunk; the message's offset is the chunk's first. What may be
+   committed is told by the agents (`InputPartition.committable`): the end of the last chunk that all of them
+   have finished. An offset inside an unfinished chunk is never committed.
 3. `ChunkTopic.decode` turns the chunk into what the agent gets (`streams.topics`).
 
 The consumer runs in the application's own event loop and not, as Faust's does, in a thread of its own: one
@@ -30,11 +30,13 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, ClassVar, cast
 
 import aiokafka
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.structs import TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, ensure_TPset
 from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
 from faust.transport.drivers.aiokafka import Producer as FaustProducer
@@ -43,8 +45,12 @@ from faust.types import TP, ConsumerMessage
 from mode import Service
 from mode.utils.futures import maybe_async
 
+from streams import metrics
 from streams.chunk_fetcher import MAX_PARTITION_FETCH_BYTES, ChunkKafkaConsumer, ChunkLimits
+from streams.errors import RetryLater
 from streams.records import Chunk
+
+log = logging.getLogger(__name__)
 
 
 class InlineConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -120,22 +126,20 @@ class InlineConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]
         """Do nothing, likewise."""
 
 
-class _ChunkRange:
-    """The offsets of one chunk in flight."""
-
-    __slots__ = ("first", "last")
-
-    def __init__(self, first: int, last: int) -> None:
-        self.first = first
-        self.last = last
-
-
 class ChunkConsumer(FaustConsumer):  # type: ignore[misc]
-    """Faust's consumer, where one message is a chunk and an acknowledgement counts for its whole range."""
+    """Faust's consumer, where one message is a chunk, and agents tell how far they are.
+
+    Faust's own book of acknowledged offsets is not asked for input partitions: it also counts what an agent
+    skipped because of a rebalance, or failed in. `InputPartition.committable` says what is done.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._ranges: dict[TP, collections.deque[_ChunkRange]] = collections.defaultdict(collections.deque)
+        # where the next chunk of an input partition begins
+        self._position: dict[TP, int] = {}
+        # how often each partition was sought, now and when the records at hand were fetched
+        self._seeks: collections.Counter[TP] = collections.Counter()
+        self._fetched_after: collections.Counter[TP] = collections.Counter()
 
     def _new_consumer_thread(self) -> InlineConsumerThread:
         return InlineConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -160,55 +164,62 @@ class ChunkConsumer(FaustConsumer):  # type: ignore[misc]
             generation_id=self.app.consumer_generation_id,
         )
 
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:
+        records = await super()._getmany(active_partitions, timeout)
+        self._fetched_after = self._seeks.copy()
+        return records
+
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
-        """Yield (partition, message); the message of a batch topic is a chunk."""
-        last_seen = self._read_offset
+        """Yield (partition, message); the message of a batch topic is a chunk.
+
+        The chunks of an input partition follow each other without a gap.
+        """
         async for tp, message in super().getmany(timeout):
             chunk = message.value
-            if type(chunk) is Chunk and not self._is_changelog_tp(tp):
-                seen = last_seen[tp]
-                if seen is not None and chunk.first_offset < seen:
-                    continue  # fetched before a seek
-                self._ranges[tp].append(_ChunkRange(chunk.first_offset, chunk.last_offset))
-                if not chunk.values:
-                    # control records or an aborted transaction only: nothing to do, so it is done
-                    self._acked[tp].append(chunk.first_offset)
-                    self._acked_index[tp].add(chunk.first_offset)
-                    last_seen[tp] = chunk.first_offset
-                    continue
-            elif type(chunk) is Chunk:
+            if type(chunk) is not Chunk:
+                yield tp, message
+            elif self._is_changelog_tp(tp):
                 # recovery counts by the last offset, control records at the log's end included
                 message.offset = chunk.last_offset
-            yield tp, message
+                yield tp, message
+            elif self._seeks[tp] == self._fetched_after[tp]:
+                position = self._position.get(tp, chunk.first_offset)
+                if chunk.first_offset > position:
+                    await self._explain_gap(tp, position, chunk.first_offset)
+                    message.offset = chunk.first_offset = position
+                self._position[tp] = chunk.last_offset + 1
+                yield tp, message
+
+    async def _explain_gap(self, tp: TP, position: int, first: int) -> None:
+        """Count what the broker has deleted before it was read; any other gap ends the worker.
+
+        Raises:
+            RetryLater: the broker still has what was left out.
+        """
+        oldest = (await self.earliest_offsets(tp))[tp]
+        if oldest <= position:
+            raise RetryLater(f"{tp.topic}/{tp.partition} went on at offset {first} instead of {position}")
+        metrics.EXPIRED.labels(tp.topic).inc(first - position)
+        log.warning(
+            "%s/%s: offsets %s to %s were deleted by retention before they were read: keep messages for longer "
+            "(retention.ms, retention.bytes) or run more workers",
+            tp.topic,
+            tp.partition,
+            position,
+            first - 1,
+        )
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
-        # gaps of a batch topic lie inside its chunks' ranges
-        if tp not in self._ranges:
-            await super()._add_gap(tp, offset_from, offset_to)
+        """Do nothing: offsets without a message lie inside the chunks."""
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> list[TP]:
+        self._clean_unacked_messages()
+        return list(self.app.checkpointer.partitions)
 
     def _new_offset(self, tp: TP) -> int | None:
-        if tp not in self._ranges:
-            return cast("int | None", super()._new_offset(tp))
-        ranges = self._ranges[tp]
-        acked = self._acked_index[tp]
-        offset = None
-        while ranges and ranges[0].first in acked:
-            chunk = ranges.popleft()
-            acked.discard(chunk.first)
-            offset = chunk.last + 1
-        if offset is not None:
-            self._acked[tp] = list(acked)
-        return offset
-
-    def forget(self, tps: Any) -> None:
-        """Drop what is known of chunks in flight, because they will be fetched again."""
-        for tp in ensure_TPset(tps):
-            partition = self.app.checkpointer.partitions.get(tp)
-            if partition is not None:
-                partition.rewind()
-            self._ranges.pop(tp, None)
-            self._acked.pop(tp, None)
-            self._acked_index.pop(tp, None)
+        self._acked.pop(tp, None)
+        self._acked_index.pop(tp, None)
+        return cast("int | None", self.app.checkpointer.partitions[tp].committable())
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Make the producers of the assigned partitions before their state is recovered."""
@@ -225,17 +236,42 @@ class ChunkConsumer(FaustConsumer):  # type: ignore[misc]
             await self.wait_empty()
         await super().on_partitions_revoked(revoked)
         await self.app.close_partitions(revoked)
-        self.forget(revoked)
 
-    async def perform_seek(self) -> None:
-        """Seek to the committed offsets; what was in flight comes again."""
-        await super().perform_seek()
-        self.forget(self.assignment())
+    async def seek_to_committed(self) -> Mapping[TP, int | None]:
+        """Seek the input partitions to the committed offsets, or where there is none to where a log begins.
 
-    async def seek(self, partition: TP, offset: int) -> None:
-        """Seek one partition; what was in flight of it comes again."""
-        await super().seek(partition, offset)
-        self.forget([partition])
+        aiokafka leaves the position of a partition without a committed offset as it is, which may be behind
+        messages that were fetched and dropped meanwhile.
+
+        Returns:
+            The committed offsets; None for changelogs, whose positions are recovery's affair.
+        """
+        consumer = self._thread._ensure_consumer()
+        tps = [tp for tp in self.assignment() if not self._is_changelog_tp(tp)]
+        committed: dict[TP, int | None] = dict(
+            zip(
+                tps,
+                await asyncio.gather(*(consumer.committed(TopicPartition(*tp)) for tp in tps)),
+                strict=True,
+            )
+        )
+        new = [TopicPartition(*tp) for tp, offset in committed.items() if offset is None]
+        latest = self.app.worker_config.start_from == "latest"
+        origins = await (consumer.end_offsets if latest else consumer.beginning_offsets)(new) if new else {}
+        # no await from here on: what the fetcher hands on afterwards comes from these positions
+        assigned = self.assignment()
+        for tp in tps:
+            if tp not in assigned:
+                continue
+            offset = committed[tp]
+            start = origins[TopicPartition(*tp)] if offset is None else offset
+            consumer.seek(TopicPartition(*tp), start)
+            self._seeks[tp] += 1
+            self._position[tp] = start
+            partition = self.app.checkpointer.partitions.get(tp)
+            if partition is not None:
+                partition.start_at(start)
+        return {**dict.fromkeys(assigned), **committed}
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _commit_handler(self) -> None:
