@@ -1,0 +1,158 @@
+"""Convolution as one tiled matrix product (kernels/conv_nhwc.cl), with split-K for small outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from gpu_inference.opencl.launch import Buf, Kernel, Launch
+from numpy.typing import NDArray
+
+from gpu_inference.opencl.conv_shape import ConvChoice, ConvShape, Pitches, ceil_div, round_up
+from gpu_inference.opencl.epilogue import Epilogue
+from gpu_inference.opencl.tile import Tile
+from gpu_inference.opencl.traits import DeviceTraits
+
+# Rows of packed weights are padded to this, the largest bk, so that every tile can share them.
+K_MULTIPLE: Final = 64
+
+
+def supports_tile(shape: ConvShape) -> bool:
+    """Groups must be whole float4 of channels on both sides."""
+    return not shape.nchw and (shape.groups == 1 or (shape.cg % 4 == 0 and shape.og % 4 == 0))
+
+
+def pack_tile(weights: NDArray[np.float32], groups: int) -> NDArray[np.float32]:
+    """[o, cg, kh, kw] to [groups][K padded to K_MULTIPLE][og4] with K = (ky, kx, c4)."""
+    o, cg, kh, kw = weights.shape
+    og, cg4 = o // groups, round_up(cg, 4)
+    k = kh * kw * cg4
+    out = np.zeros((groups, round_up(k, K_MULTIPLE), round_up(og, 4)), np.float32)
+    rows = out[:, :k].reshape(groups, kh, kw, cg4, -1)
+    rows[..., :cg, :og] = weights.reshape(groups, og, cg, kh, kw).transpose(0, 3, 4, 2, 1)
+    return out.reshape(-1)
+
+
+def product_launch(
+    *,
+    tile: Tile,
+    m: int,
+    c: int,
+    o: int,
+    batch: int,
+    w_stride: int,
+    x: Buf,
+    weights: Buf,
+    y: Buf,
+) -> Launch:
+    """`batch` products y[b] = x[b] w[b]: x [m, c], w [c padded, o], y [m, o]. No epilogue (for Winograd)."""
+    steps = ceil_div(c, tile.bk)
+    defines = tile.defines | {"SPLIT": 1, "POINTWISE": 1, "BATCH": 1} | Epilogue().defines
+    numbers = (m, c, o, steps, steps, w_stride, 0, c, 0, o, 0, 0)
+    return Launch(
+        kernel=Kernel("conv_nhwc.cl", "conv_nhwc", tuple(sorted(defines.items()))),
+        global_size=(ceil_div(o, tile.bn) * tile.threads, ceil_div(m, tile.bm), batch),
+        local_size=(tile.threads, 1, 1),
+        args=(x, weights, y, *map(np.int32, numbers), np.float32(0.0), np.float32(0.0)),
+        flops=2.0 * batch * m * c * o,
+        bytes=4.0 * batch * (m * c + c * o + m * o),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TilePlan:
+    """See conv_shape.ConvPlan."""
+
+    shape: ConvShape
+    epilogue: Epilogue
+    choice: ConvChoice
+    device: DeviceTraits
+
+    @property
+    def packing(self) -> str:
+        """Any tile reads the same packed weights."""
+        return "tile"
+
+    @property
+    def workspace_bytes(self) -> int:
+        """The parts of a split inner dimension."""
+        s = self.shape
+        return 4 * self.choice.split * s.m * s.o4 if self.choice.split > 1 else 0
+
+    def pack(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See pack_tile."""
+        return pack_tile(weights, self.shape.groups)
+
+    def launches(
+        self,
+        x: Buf,
+        weights: Buf,
+        bias: Buf | None,
+        residual: Buf | None,
+        y: Buf,
+        workspace: Buf | None = None,
+        pitches: Pitches | None = None,
+    ) -> list[Launch]:
+        """One launch, or two with a split inner dimension."""
+        s, at, split = self.shape, pitches or Pitches(), self.choice.split
+        tile = self.choice.tile
+        if tile is None:
+            raise ValueError("the tile algorithm needs a tile: take the choice from candidates()")
+        c, o = round_up(s.cg, 4), round_up(s.og, 4)
+        k = s.kh * s.kw * c
+        steps = ceil_div(k, tile.bk)
+        part_steps = ceil_div(steps, split)
+        o_all = s.groups * o
+        ldx, ldy, ldres = at.x or s.c4, at.y or s.o4, at.residual or s.o4
+        inner = Epilogue() if split > 1 else self.epilogue
+        defines = tile.defines | inner.defines
+        defines |= {"SPLIT": split, "POINTWISE": int(s.pointwise), "BATCH": 0}
+        pointers = [x, weights]
+        if split == 1:
+            pointers += [b for b in (bias, residual) if b is not None]
+        target = y
+        if split > 1:
+            if workspace is None:
+                raise ValueError(f"{self.choice.label} needs a workspace of {self.workspace_bytes} bytes")
+            target = workspace
+        y_offset, y_pitch = (at.y_offset, ldy) if split == 1 else (0, o_all)
+        numbers = [s.m, c, o, steps, part_steps, round_up(k, K_MULTIPLE) * o, at.x_offset, ldx]
+        numbers += [y_offset, y_pitch, at.residual_offset, ldres]
+        if not s.pointwise:
+            numbers += [s.h, s.w, s.oh, s.ow, s.kh, s.kw, s.sh, s.sw, s.pt, s.pl, s.dh, s.dw]
+        product = Launch(
+            kernel=Kernel("conv_nhwc.cl", "conv_nhwc", tuple(sorted(defines.items()))),
+            global_size=(ceil_div(o, tile.bn) * tile.threads, ceil_div(s.m, tile.bm), s.groups * split),
+            local_size=(tile.threads, 1, 1),
+            args=(*pointers, target, *map(np.int32, numbers), *inner.parameters),
+            flops=s.flops,
+            bytes=s.bytes,
+        )
+        if split == 1:
+            return [product]
+        extra = [b for b in (bias, residual) if b is not None]
+        numbers = [s.m, o_all // 4, split, at.y_offset, ldy, at.residual_offset, ldres]
+        reduce = Launch(
+            kernel=Kernel("splitk.cl", "splitk_reduce", tuple(sorted(self.epilogue.defines.items()))),
+            global_size=(round_up(s.m * o_all // 4, 64), 1, 1),
+            local_size=(64, 1, 1),
+            args=(target, *extra, y, *map(np.int32, numbers), *self.epilogue.parameters),
+            bytes=4.0 * (split + 1) * s.m * s.o4,
+        )
+        return [product, reduce]
+
+
+def split_options(shape: ConvShape, tile: Tile, device: DeviceTraits) -> list[int]:
+    """Splits worth trying: while the groups fill less than two waves, and a part keeps at least 4 steps."""
+    o = round_up(shape.og, 4)
+    groups = ceil_div(shape.m, tile.bm) * ceil_div(o, tile.bn) * shape.groups
+    steps = ceil_div(shape.kh * shape.kw * round_up(shape.cg, 4), tile.bk)
+    options = [1]
+    for split in (2, 3, 4, 6, 8, 12, 16):
+        if groups * split > 3 * device.compute_units or steps < 3 * split:
+            break
+        # every part has work
+        if ceil_div(steps, ceil_div(steps, split)) == split:
+            options.append(split)
+    return options
