@@ -25,6 +25,7 @@ from gpu_inference.opencl.epilogue import Epilogue
 from gpu_inference.opencl.implicit import TilePlan, split_options, supports_tile
 from gpu_inference.opencl.tile import tiles_for
 from gpu_inference.opencl.traits import DeviceTraits
+from gpu_inference.opencl.winograd import WinogradPlan, supports_winograd, winograd_choices
 
 __all__ = [
     "Algorithm",
@@ -45,11 +46,17 @@ def candidates(shape: ConvShape, device: DeviceTraits) -> list[ConvChoice]:
     direct = direct_choices(shape, device)
     if device.is_cpu or not supports_tile(shape) or (shape.groups > 1 and shape.og < 16):
         return direct
-    return [
+    if shape.nchw:
+        tiles = [tile for tile in tiles_for(device) if tile.threads % tile.bm == 0]
+        return [ConvChoice("stem", tile=tile) for tile in tiles]
+    choices = [
         ConvChoice("tile", tile=tile, split=split)
         for tile in tiles_for(device)
         for split in split_options(shape, tile, device)
     ]
+    if supports_winograd(shape):
+        choices += winograd_choices(shape, device)
+    return choices
 
 
 def default_choice(shape: ConvShape, device: DeviceTraits) -> ConvChoice:
@@ -77,11 +84,11 @@ def plan_conv(
         raise ValueError(f"groups {shape.groups} don't divide channels {shape.c} -> {shape.o}: fix the model")
     choice = choice or default_choice(shape, device)
     match choice.algorithm:
-        case "tile":
+        case "winograd2" | "winograd4":
+            return WinogradPlan(shape, epilogue, choice, device)
+        case "tile" | "stem":
             return TilePlan(shape, epilogue, choice, device)
         case "depthwise":
             return DepthwisePlan(shape, epilogue, choice, device)
         case "direct":
             return DirectPlan(shape, epilogue, choice, device)
-        case _:
-            raise ValueError(f"no plan for {choice.algorithm!r}: take the choice from candidates()")

@@ -85,6 +85,7 @@ class DirectPlan:
             "VN": vn,
             "NV": nv,
             "PX": self.choice.px,
+            "NCHW": int(s.nchw),
             "GROUP": group,
             "BLOCKS_FIRST": int(not self.device.is_cpu),
         }

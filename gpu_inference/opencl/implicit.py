@@ -18,9 +18,15 @@ from gpu_inference.opencl.traits import DeviceTraits
 K_MULTIPLE: Final = 64
 
 
+# Rows of w that a kernel reading NCHW has a table for.
+MAX_NCHW_K: Final = 640
+
+
 def supports_tile(shape: ConvShape) -> bool:
-    """Groups must be whole float4 of channels on both sides."""
-    return not shape.nchw and (shape.groups == 1 or (shape.cg % 4 == 0 and shape.og % 4 == 0))
+    """Groups must be whole float4 of channels on both sides; NCHW input needs few taps."""
+    if shape.nchw:
+        return shape.groups == 1 and shape.c * shape.kh * shape.kw <= MAX_NCHW_K - K_MULTIPLE
+    return shape.groups == 1 or (shape.cg % 4 == 0 and shape.og % 4 == 0)
 
 
 def pack_tile(weights: NDArray[np.float32], groups: int) -> NDArray[np.float32]:
@@ -31,6 +37,15 @@ def pack_tile(weights: NDArray[np.float32], groups: int) -> NDArray[np.float32]:
     out = np.zeros((groups, round_up(k, K_MULTIPLE), round_up(og, 4)), np.float32)
     rows = out[:, :k].reshape(groups, kh, kw, cg4, -1)
     rows[..., :cg, :og] = weights.reshape(groups, og, cg, kh, kw).transpose(0, 3, 4, 2, 1)
+    return out.reshape(-1)
+
+
+def pack_nchw(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[o, c, kh, kw] to [K padded to K_MULTIPLE][o4] with K = (c, ky, kx)."""
+    o = weights.shape[0]
+    rows = weights.reshape(o, -1).T
+    out = np.zeros((round_up(rows.shape[0], K_MULTIPLE), round_up(o, 4)), np.float32)
+    out[: rows.shape[0], :o] = rows
     return out.reshape(-1)
 
 
@@ -45,11 +60,12 @@ def product_launch(
     x: Buf,
     weights: Buf,
     y: Buf,
+    y_offset: int = 0,
 ) -> Launch:
     """`batch` products y[b] = x[b] w[b]: x [m, c], w [c padded, o], y [m, o]. No epilogue (for Winograd)."""
     steps = ceil_div(c, tile.bk)
-    defines = tile.defines | {"SPLIT": 1, "POINTWISE": 1, "BATCH": 1} | Epilogue().defines
-    numbers = (m, c, o, steps, steps, w_stride, 0, c, 0, o, 0, 0)
+    defines = tile.defines | {"SPLIT": 1, "POINTWISE": 1, "BATCH": 1, "NCHW": 0} | Epilogue().defines
+    numbers = (m, c, o, steps, steps, w_stride, 0, c, y_offset, o, 0, 0)
     return Launch(
         kernel=Kernel("conv_nhwc.cl", "conv_nhwc", tuple(sorted(defines.items()))),
         global_size=(ceil_div(o, tile.bn) * tile.threads, ceil_div(m, tile.bm), batch),
@@ -72,7 +88,7 @@ class TilePlan:
     @property
     def packing(self) -> str:
         """Any tile reads the same packed weights."""
-        return "tile"
+        return "stem" if self.shape.nchw else "tile"
 
     @property
     def workspace_bytes(self) -> int:
@@ -81,8 +97,8 @@ class TilePlan:
         return 4 * self.choice.split * s.m * s.o4 if self.choice.split > 1 else 0
 
     def pack(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See pack_tile."""
-        return pack_tile(weights, self.shape.groups)
+        """See pack_tile and pack_nchw."""
+        return pack_nchw(weights) if self.shape.nchw else pack_tile(weights, self.shape.groups)
 
     def launches(
         self,
@@ -99,7 +115,7 @@ class TilePlan:
         tile = self.choice.tile
         if tile is None:
             raise ValueError("the tile algorithm needs a tile: take the choice from candidates()")
-        c, o = round_up(s.cg, 4), round_up(s.og, 4)
+        c, o = s.c if s.nchw else round_up(s.cg, 4), round_up(s.og, 4)
         k = s.kh * s.kw * c
         steps = ceil_div(k, tile.bk)
         part_steps = ceil_div(steps, split)
@@ -107,7 +123,10 @@ class TilePlan:
         ldx, ldy, ldres = at.x or s.c4, at.y or s.o4, at.residual or s.o4
         inner = Epilogue() if split > 1 else self.epilogue
         defines = tile.defines | inner.defines
-        defines |= {"SPLIT": split, "POINTWISE": int(s.pointwise), "BATCH": 0}
+        pointwise = s.pointwise and not s.nchw
+        defines |= {"SPLIT": split, "POINTWISE": int(pointwise), "BATCH": 0, "NCHW": int(s.nchw)}
+        if s.nchw:
+            defines["MAX_K"] = round_up(k, K_MULTIPLE)
         pointers = [x, weights]
         if split == 1:
             pointers += [b for b in (bias, residual) if b is not None]
@@ -119,7 +138,7 @@ class TilePlan:
         y_offset, y_pitch = (at.y_offset, ldy) if split == 1 else (0, o_all)
         numbers = [s.m, c, o, steps, part_steps, round_up(k, K_MULTIPLE) * o, at.x_offset, ldx]
         numbers += [y_offset, y_pitch, at.residual_offset, ldres]
-        if not s.pointwise:
+        if not pointwise:
             numbers += [s.h, s.w, s.oh, s.ow, s.kh, s.kw, s.sh, s.sw, s.pt, s.pl, s.dh, s.dw]
         product = Launch(
             kernel=Kernel("conv_nhwc.cl", "conv_nhwc", tuple(sorted(defines.items()))),

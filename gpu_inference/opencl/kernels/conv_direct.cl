@@ -6,7 +6,7 @@
  * For CPUs, where a barrier costs a loop over the group, and for groups too narrow for conv_nhwc.cl (any number
  * of channels: x is read float by float).
  *
- * Layout   x float [N, H, W, ldx] from x_off
+ * Layout   x float [N, H, W, ldx] from x_off; with NCHW plain [N, C, H, W]
  *          w float [groups][blocks of NV*VN output channels][KH][KW][Cg][NV*VN], zeros past Og
  *          y float [N, OH, OW, ldy] from y_off; res likewise. With O not a multiple of 4, the padding channels
  *          of y are written too (with the activation of zero): they must be finite.
@@ -23,6 +23,14 @@
 #define VLOAD CAT(vload, VN)
 #define VSTORE CAT(vstore, VN)
 #define WIDE (NV * VN)
+/* floats from a pixel to the next, from a channel to the next */
+#if NCHW
+#define STEP_X 1
+#define STEP_C (H * W)
+#else
+#define STEP_X ldx
+#define STEP_C 1
+#endif
 
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1)))
 void conv_direct(__global const float *restrict x, __global const float *restrict w, BIAS_PARAM RES_PARAM
@@ -64,18 +72,22 @@ void conv_direct(__global const float *restrict x, __global const float *restric
             wp += KW * C * WIDE;
             continue;
         }
+#if NCHW
+        __global const float *line = x + x_off + ((n * groups + group) * C * H + iy) * W;
+#else
         __global const float *line = x + x_off + (n * H + iy) * W * ldx + group * C;
+#endif
         for (int kx = 0; kx < KW; ++kx) {
             const int ix = ix0 + kx * DW;
             if (ix >= 0 && ix + (PX - 1) * SW < W) {
-                __global const float *xp = line + ix * ldx;
+                __global const float *xp = line + ix * STEP_X;
                 for (int c = 0; c < C; ++c) {
                     VEC b[NV];
 #pragma unroll
                     for (int v = 0; v < NV; ++v) b[v] = VLOAD(v, wp);
 #pragma unroll
                     for (int p = 0; p < PX; ++p) {
-                        const VEC a = (VEC)(xp[p * SW * ldx + c]);
+                        const VEC a = (VEC)(xp[p * SW * STEP_X + c * STEP_C]);
 #pragma unroll
                         for (int v = 0; v < NV; ++v) acc[p][v] = mad(a, b[v], acc[p][v]);
                     }
@@ -89,7 +101,7 @@ void conv_direct(__global const float *restrict x, __global const float *restric
 #pragma unroll
                     for (int p = 0; p < PX; ++p) {
                         const int at = ix + p * SW;
-                        const VEC a = (VEC)(at >= 0 && at < W ? line[at * ldx + c] : 0.0f);
+                        const VEC a = (VEC)(at >= 0 && at < W ? line[at * STEP_X + c * STEP_C] : 0.0f);
 #pragma unroll
                         for (int v = 0; v < NV; ++v) acc[p][v] = mad(a, b[v], acc[p][v]);
                     }

@@ -10,12 +10,15 @@
  *             let it be a slice of channels of a wider tensor
  *          w  float [groups][K rounded up to WK][Og4]: zero rows past K and zero columns past O
  *          y  float [N, OH, OW, ldy] from y_off; res likewise
+ *          With NCHW (the first layer), x is plain float [N, C, H, W] and w's rows are k = (c, ky, kx).
  *          With SPLIT > 1, y is the workspace [SPLIT][M][groups*Og4], and splitk.cl adds the parts and runs
  *          the epilogue.
  *
  * Loads    A work-item fetches the same float4 of k for A_LOADS pixels, so that the tap (ky, kx) and the
  *          channel are stepped once a tile with additions only; pixels come from registers. POINTWISE (1x1,
  *          no padding) drops the bounds checks. BATCH: gridZ products with their own x, w and y, for Winograd.
+ *          NCHW: neighbouring work-items fetch neighbouring pixels of one k, float by float, and find its tap in
+ *          a table in local memory; that saves the transposition of the image and the fourth channel.
  *
  * Work-group and tile: tile.clh. Group (x: column tile, y: row tile, z: group * SPLIT + part): column tiles
  * are neighbours, so that the pixels of a row tile are read from cache by all of them.
@@ -24,9 +27,16 @@
 #include "tile.clh"
 
 #define KQ (BK / 4)
+#if NCHW
+#define A_LOADS (BM * BK / THREADS)
+#define A_STEP (THREADS / BM) /* rows k between two loads; THREADS is a multiple of BM */
+#define A_TYPE float
+#else
 #define A_QUADS (BM * KQ)
 #define A_LOADS ((A_QUADS + THREADS - 1) / THREADS)
-#define A_STEP (THREADS / KQ)
+#define A_STEP (THREADS / KQ) /* pixels between two loads */
+#define A_TYPE float4
+#endif
 #define B_QUADS (BK * BN4)
 #define B_LOADS ((B_QUADS + THREADS - 1) / THREADS)
 #define B_STEP (THREADS / BN4)
@@ -67,15 +77,37 @@ void conv_nhwc(__global const float *restrict x, __global const float *restrict 
     const int group = get_group_id(2);
 #endif
     const int tiles = min(part_steps, steps - part * part_steps);
+#if NCHW
+    const int am = tid % BM;
+    const int ak = tid / BM;
+#else
     const int kq = tid % KQ;
     const int am = tid / KQ;
+#endif
     const int bq = tid % BN4;
     const int bk = tid / BN4;
     const int k_first = part * part_steps * BK;
 
     /* where this work-item's pixels start */
+#if NCHW
+    /* k -> (offset in x, dy << 16 | dx) */
+    __local int2 taps[MAX_K];
+    for (int k = tid; k < steps * BK; k += THREADS) {
+        const int cc = k / (KH * KW);
+        const int dy = (k / KW - cc * KH) * DH;
+        const int dx = k % KW * DW;
+        taps[k] = cc < C ? (int2)((cc * H + dy) * W + dx, dy << 16 | dx) : (int2)(0, 0x7fff << 16);
+    }
+    const int m_mine = m0 + am;
+    const int row = m_mine / OW;
+    const int iy0 = m_mine < M ? row % OH * SH - PT : -0x10000000;
+    const int ix0 = (m_mine - row * OW) * SW - PL;
+    __global const float *xp = x + x_off + (row / OH * C * H + (row % OH * SH - PT)) * W + ix0;
+    w += group * w_stride;
+    int k_mine = k_first + ak;
+    barrier(CLK_LOCAL_MEM_FENCE);
+#elif POINTWISE
     int base[A_LOADS];
-#if POINTWISE
     bool inside[A_LOADS];
 #if BATCH
     x += group * M * ldx;
@@ -94,6 +126,7 @@ void conv_nhwc(__global const float *restrict x, __global const float *restrict 
     int c = k_first + kq * 4;
 #else
     w += group * w_stride;
+    int base[A_LOADS];
     int iy0[A_LOADS], ix0[A_LOADS];
     const int c_off = x_off + group * C;
 #pragma unroll
@@ -122,8 +155,33 @@ void conv_nhwc(__global const float *restrict x, __global const float *restrict 
 #pragma unroll
         for (int j = 0; j < TN4; ++j) acc[i][j] = (float4)(0.0f);
 
-    float4 ra[A_LOADS], rb[B_LOADS];
+    A_TYPE ra[A_LOADS];
+    float4 rb[B_LOADS];
 
+#if NCHW
+#define LOAD_A()                                                                                           \
+    {                                                                                                      \
+        _Pragma("unroll") for (int i = 0; i < A_LOADS; ++i) {                                              \
+            const int2 tap = taps[k_mine + i * A_STEP];                                                    \
+            const int iy = iy0 + (tap.y >> 16), ix = ix0 + (tap.y & 0xffff);                               \
+            ra[i] = (uint)iy < (uint)H && (uint)ix < (uint)W ? xp[tap.x] : 0.0f;                           \
+        }                                                                                                  \
+        k_mine += BK;                                                                                      \
+    }
+#define STORE_A(ta)                                                                                        \
+    {                                                                                                      \
+        _Pragma("unroll") for (int i = 0; i < A_LOADS; ++i) {                                              \
+            const int k = ak + i * A_STEP;                                                                 \
+            ta[k * LDA4 * 4 + A_AT(k >> 2, am >> 2) * 4 + (am & 3)] = ra[i];                               \
+        }                                                                                                  \
+    }
+#else
+#define STORE_A(ta)                                                                                        \
+    {                                                                                                      \
+        _Pragma("unroll") for (int i = 0; i < A_LOADS; ++i) if (A_QUADS % THREADS == 0 ||                  \
+                                                                am + i * A_STEP < BM)                      \
+            tile_store_transposed(ta, kq, am + i * A_STEP, ra[i]);                                         \
+    }
 #if POINTWISE
 #define LOAD_A()                                                                                           \
     {                                                                                                      \
@@ -152,6 +210,7 @@ void conv_nhwc(__global const float *restrict x, __global const float *restrict 
         }                                                                                                  \
     }
 #endif
+#endif
 #define LOAD_B()                                                                                           \
     {                                                                                                      \
         _Pragma("unroll") for (int i = 0; i < B_LOADS; ++i) rb[i] =                                        \
@@ -164,9 +223,7 @@ void conv_nhwc(__global const float *restrict x, __global const float *restrict 
     {                                                                                                      \
         __local float *ta = (__local float *)(as + (buffer)*A_TILE);                                       \
         __local float4 *tb = bs + (buffer)*B_TILE;                                                         \
-        _Pragma("unroll") for (int i = 0; i < A_LOADS; ++i) if (A_QUADS % THREADS == 0 ||                  \
-                                                                am + i * A_STEP < BM)                      \
-            tile_store_transposed(ta, kq, am + i * A_STEP, ra[i]);                                         \
+        STORE_A(ta);                                                                                       \
         _Pragma("unroll") for (int i = 0; i < B_LOADS; ++i) if (B_QUADS % THREADS == 0 ||                  \
                                                                 bk + i * B_STEP < BK)                      \
             tb[(bk + i * B_STEP) * BN4 + bq] = rb[i];                                                      \
@@ -197,7 +254,7 @@ void conv_nhwc(__global const float *restrict x, __global const float *restrict 
 #if SPLIT > 1
             __global float *out = y + part * M * ldy + group * O + o;
 #elif BATCH
-            __global float *out = y + group * M * ldy + o;
+            __global float *out = y + y_off + group * M * ldy + o;
 #else
             const int oo = group * O + o;
             __global float *out = y + y_off + oo;
