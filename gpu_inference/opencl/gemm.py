@@ -183,7 +183,7 @@ class GemmPlan:
         row_bias = s.bias_strides[1] == 1
         defines = tile.defines | inner.defines | self._trans()
         defines |= {
-            "SPLIT": split,
+            "SPLIT": int(split > 1),
             "VEC_A": int(all(v % 4 == 0 for v in (numbers[3], *s.a_strides))),
             "VEC_B": int(s.constant_b or all(v % 4 == 0 for v in (numbers[4], *s.b_strides))),
             "VEC_C": int(s.n % 4 == 0 and (not row_bias or s.bias_strides[0] % 4 == 0)),

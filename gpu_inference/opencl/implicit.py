@@ -64,8 +64,8 @@ def product_launch(
 ) -> Launch:
     """`batch` products y[b] = x[b] w[b]: x [m, c], w [c padded, o], y [m, o]. No epilogue (for Winograd)."""
     steps = ceil_div(c, tile.bk)
-    defines = tile.defines | {"SPLIT": 1, "POINTWISE": 1, "BATCH": 1, "NCHW": 0} | Epilogue().defines
-    numbers = (m, c, o, steps, steps, w_stride, 0, c, y_offset, o, 0, 0)
+    defines = tile.defines | {"SPLIT": 0, "POINTWISE": 1, "BATCH": 1, "NCHW": 0} | Epilogue().defines
+    numbers = (m, c, o, steps, steps, 1, w_stride, 0, c, y_offset, o, 0, 0)
     return Launch(
         kernel=Kernel("conv_nhwc.cl", "conv_nhwc", tuple(sorted(defines.items()))),
         global_size=(ceil_div(o, tile.bn) * tile.threads, ceil_div(m, tile.bm), batch),
@@ -124,7 +124,7 @@ class TilePlan:
         inner = Epilogue() if split > 1 else self.epilogue
         defines = tile.defines | inner.defines
         pointwise = s.pointwise and not s.nchw
-        defines |= {"SPLIT": split, "POINTWISE": int(pointwise), "BATCH": 0, "NCHW": int(s.nchw)}
+        defines |= {"SPLIT": int(split > 1), "POINTWISE": int(pointwise), "BATCH": 0, "NCHW": int(s.nchw)}
         if s.nchw:
             defines["MAX_K"] = round_up(k, K_MULTIPLE)
         pointers = [x, weights]
@@ -136,7 +136,7 @@ class TilePlan:
                 raise ValueError(f"{self.choice.label} needs a workspace of {self.workspace_bytes} bytes")
             target = workspace
         y_offset, y_pitch = (at.y_offset, ldy) if split == 1 else (0, o_all)
-        numbers = [s.m, c, o, steps, part_steps, round_up(k, K_MULTIPLE) * o, at.x_offset, ldx]
+        numbers = [s.m, c, o, steps, part_steps, split, round_up(k, K_MULTIPLE) * o, at.x_offset, ldx]
         numbers += [y_offset, y_pitch, at.residual_offset, ldres]
         if not pointwise:
             numbers += [s.h, s.w, s.oh, s.ow, s.kh, s.kw, s.sh, s.sw, s.pt, s.pl, s.dh, s.dw]

@@ -11,7 +11,7 @@
  *          w  float [groups][K rounded up to WK][Og4]: zero rows past K and zero columns past O
  *          y  float [N, OH, OW, ldy] from y_off; res likewise
  *          With NCHW (the first layer), x is plain float [N, C, H, W] and w's rows are k = (c, ky, kx).
- *          With SPLIT > 1, y is the workspace [SPLIT][M][groups*Og4], and splitk.cl adds the parts and runs
+ *          With SPLIT, y is the workspace [split][M][groups*Og4], and splitk.cl adds the parts and runs
  *          the epilogue.
  *
  * Loads    A work-item fetches the same float4 of k for A_LOADS pixels, so that the tap (ky, kx) and the
@@ -20,7 +20,7 @@
  *          NCHW: neighbouring work-items fetch neighbouring pixels of one k, float by float, and find its tap in
  *          a table in local memory; that saves the transposition of the image and the fourth channel.
  *
- * Work-group and tile: tile.clh. Group (x: column tile, y: row tile, z: group * SPLIT + part): column tiles
+ * Work-group and tile: tile.clh. Group (x: column tile, y: row tile, z: group * split + part): column tiles
  * are neighbours, so that the pixels of a row tile are read from cache by all of them.
  */
 #include "epilogue.clh"
@@ -48,7 +48,8 @@ void conv_nhwc(__global const float *restrict x, __global const float *restrict 
                const int C,          /* input channels of a group, multiple of 4 */
                const int O,          /* output channels of a group, multiple of 4 */
                const int steps,      /* tiles of BK along the inner dimension */
-               const int part_steps, /* of which one part of SPLIT handles so many */
+               const int part_steps, /* of which one of the parts handles so many */
+               const int split,      /* parts of the inner dimension; 1 without SPLIT */
                const int w_stride,   /* floats of w of one group (or product of a batch) */
                const int x_off, const int ldx, const int y_off, const int ldy,
                const int res_off, const int ldres,
@@ -69,9 +70,9 @@ void conv_nhwc(__global const float *restrict x, __global const float *restrict 
     const int ty = lane / TX;
     const int m0 = get_group_id(1) * BM;
     const int o0 = get_group_id(0) * BN;
-#if SPLIT > 1
-    const int part = get_group_id(2) % SPLIT;
-    const int group = get_group_id(2) / SPLIT;
+#if SPLIT
+    const int part = get_group_id(2) % split;
+    const int group = get_group_id(2) / split;
 #else
     const int part = 0;
     const int group = get_group_id(2);
@@ -251,7 +252,7 @@ void conv_nhwc(__global const float *restrict x, __global const float *restrict 
     for (int j = 0; j < TN4; ++j) {
         const int o = o0 + TILE_COL4(j) * 4;
         if (o < O) {
-#if SPLIT > 1
+#if SPLIT
             __global float *out = y + part * M * ldy + group * O + o;
 #elif BATCH
             __global float *out = y + y_off + group * M * ldy + o;
@@ -267,7 +268,7 @@ void conv_nhwc(__global const float *restrict x, __global const float *restrict 
                 const int m = m0 + TILE_ROW(i);
                 if (m < M) {
                     float4 v = acc[i][j];
-#if SPLIT == 1 && !BATCH
+#if !SPLIT && !BATCH
 #if BIAS
                     v += b;
 #endif

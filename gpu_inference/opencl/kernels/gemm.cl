@@ -6,7 +6,7 @@
  *          A batch has up to three dimensions with their own strides in a and b (0 broadcasts); c is dense.
  *          VEC_A, VEC_B, VEC_C: pointers, pitches and extents are multiples of four floats, so that loads and
  *          stores are aligned float4; otherwise they go float by float.
- *          With SPLIT > 1, c is the workspace [SPLIT][M][N], and splitk.cl does the rest (no batch then).
+ *          With SPLIT, c is the workspace [parts][M][N], and splitk.cl does the rest (no batch then).
  *
  * Work-group and tile: tile.clh. Group (x: column tile, y: row tile, z: batch or part).
  */
@@ -65,7 +65,7 @@ void gemm(__global const float *restrict a, __global const float *restrict b, BI
     const int m0 = get_group_id(1) * BM;
     const int n0 = get_group_id(0) * BN;
     const int z = get_group_id(2);
-#if SPLIT > 1
+#if SPLIT
     const int k_begin = z * part_steps * BK;
     const int k_end = min(K, k_begin + part_steps * BK);
     c += z * M * N;
@@ -158,7 +158,7 @@ void gemm(__global const float *restrict a, __global const float *restrict b, BI
             for (int j = 0; j < TN4; ++j) {
                 const int n = n0 + TILE_COL4(j) * 4;
                 float4 v = acc[i][j];
-#if SPLIT == 1
+#if !SPLIT
                 v *= alpha;
 #if VEC_C
                 if (n < N) {

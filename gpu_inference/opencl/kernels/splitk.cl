@@ -2,7 +2,7 @@
  *
  *   y[m, o] = act(sum over s of part[s, m, o] + bias[o] (+ residual))
  *
- * Layout   part float [SPLIT][M][O], y [M, ldy] from y_off, res [M, ldres] from res_off; O multiple of 4.
+ * Layout   part float [split][M][O], y [M, ldy] from y_off, res [M, ldres] from res_off; O multiple of 4.
  * Work     one work-item a float4 of y, groups of 64 along the flat index, so that reads and writes are whole
  *          cache lines. The parts are added in order: the result doesn't depend on timing.
  */
