@@ -189,6 +189,8 @@ class GemmPlan:
             "VEC_C": int(s.n % 4 == 0 and (not row_bias or s.bias_strides[0] % 4 == 0)),
             "BIAS_ROW": int(row_bias),
         }
+        exact = s.m % tile.bm == s.n % tile.bn == s.k % tile.bk == 0
+        defines["EXACT"] = int(exact and defines["VEC_A"] == defines["VEC_B"] == 1)
         target = c
         if split > 1:
             if workspace is None:

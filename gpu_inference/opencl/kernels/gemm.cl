@@ -6,6 +6,7 @@
  *          A batch has up to three dimensions with their own strides in a and b (0 broadcasts); c is dense.
  *          VEC_A, VEC_B, VEC_C: pointers, pitches and extents are multiples of four floats, so that loads and
  *          stores are aligned float4; otherwise they go float by float.
+ *          EXACT: extents are multiples of the tile's, nothing is guarded (3% at 4096^3 on an H200).
  *          With SPLIT, c is the workspace [parts][M][N], and splitk.cl does the rest (no batch then).
  *
  * Work-group and tile: tile.clh. Group (x: column tile, y: row tile, z: batch or part).
@@ -38,7 +39,7 @@
 
 /* Four floats of a row from column `at`, zeros at and past `end`. */
 static inline float4 quad(__global const float *row, int at, int end, int vector) {
-    if (vector) return at < end ? *(__global const float4 *)(row + at) : (float4)(0.0f);
+    if (vector) return EXACT || at < end ? *(__global const float4 *)(row + at) : (float4)(0.0f);
     float4 v = (float4)(0.0f);
     if (at < end) v.x = row[at];
     if (at + 1 < end) v.y = row[at + 1];
@@ -92,18 +93,18 @@ void gemm(__global const float *restrict a, __global const float *restrict b, BI
 
 #if TRANS_A
 #define A_QUAD(i)                                                                                          \
-    (k0 + ar + (i)*A_STEP < k_end ? quad(a + (k0 + ar + (i)*A_STEP) * lda, m0 + aq * 4, M, VEC_A)          \
+    (EXACT || k0 + ar + (i)*A_STEP < k_end ? quad(a + (k0 + ar + (i)*A_STEP) * lda, m0 + aq * 4, M, VEC_A)          \
                                   : (float4)(0.0f))
 #define A_PUT(i) as[at * A_TILE + (ar + (i)*A_STEP) * LDA4 + A_AT((ar + (i)*A_STEP) >> 2, aq)] = ra[i]
 #else
 #define A_QUAD(i)                                                                                          \
-    (m0 + ar + (i)*A_STEP < M ? quad(a + (m0 + ar + (i)*A_STEP) * lda, k0 + aq * 4, k_end, VEC_A)          \
+    (EXACT || m0 + ar + (i)*A_STEP < M ? quad(a + (m0 + ar + (i)*A_STEP) * lda, k0 + aq * 4, k_end, VEC_A)          \
                               : (float4)(0.0f))
 #define A_PUT(i) tile_store_transposed((__local float *)(as + at * A_TILE), aq, ar + (i)*A_STEP, ra[i])
 #endif
 #if TRANS_B
 #define B_QUAD(i)                                                                                          \
-    (n0 + br + (i)*B_STEP < N ? quad(b + (n0 + br + (i)*B_STEP) * ldb, k0 + bq * 4, k_end, VEC_B)          \
+    (EXACT || n0 + br + (i)*B_STEP < N ? quad(b + (n0 + br + (i)*B_STEP) * ldb, k0 + bq * 4, k_end, VEC_B)          \
                               : (float4)(0.0f))
 #define B_PUT(i)                                                                                           \
     {                                                                                                      \
@@ -115,7 +116,7 @@ void gemm(__global const float *restrict a, __global const float *restrict b, BI
     }
 #else
 #define B_QUAD(i)                                                                                          \
-    (k0 + br + (i)*B_STEP < k_end ? quad(b + (k0 + br + (i)*B_STEP) * ldb, n0 + bq * 4, N, VEC_B)          \
+    (EXACT || k0 + br + (i)*B_STEP < k_end ? quad(b + (k0 + br + (i)*B_STEP) * ldb, n0 + bq * 4, N, VEC_B)          \
                                   : (float4)(0.0f))
 #define B_PUT(i) bs[at * B_TILE + (br + (i)*B_STEP) * BN4 + bq] = rb[i]
 #endif
@@ -153,7 +154,7 @@ void gemm(__global const float *restrict a, __global const float *restrict b, BI
 #pragma unroll
     for (int i = 0; i < TM; ++i) {
         const int m = m0 + TILE_ROW(i);
-        if (m < M) {
+        if (EXACT || m < M) {
 #pragma unroll
             for (int j = 0; j < TN4; ++j) {
                 const int n = n0 + TILE_COL4(j) * 4;
