@@ -58,7 +58,7 @@ TEMPLATE: Final = """\
 # exactly_once: a reader of committed messages sees each prediction once; a little more latency.
 # delivery = "at_least_once"
 # Messages are handled in chunks of at most so many messages and bytes; a trickle is gathered for linger_ms.
-# chunk_max_messages = 2048
+# chunk_max_messages = 4096
 # chunk_max_bytes = 4194304
 # linger_ms = 5.0
 # How often outputs, state and offsets are made safe. Default: 1000, with exactly_once 100.

@@ -197,10 +197,19 @@ def run(config: Config) -> int:
                 "%s cannot be written (%s): polarstream status will not see this worker", status, error
             )
         try:
-            return asyncio.run(_run(config, kafka, instance_id))
+            with asyncio.Runner(loop_factory=_new_event_loop) as runner:
+                return runner.run(_run(config, kafka, instance_id))
         finally:
             with contextlib.suppress(OSError):
                 status.unlink(missing_ok=True)
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:  # Windows
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 def _write_status(path: Path, instance_id: str, config: Config, port: int) -> None:

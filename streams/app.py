@@ -26,7 +26,7 @@ from streams.transport import ChunkTransport
 log = logging.getLogger(__name__)
 
 #: Chunks that an agent's queue may hold; the fetcher waits beyond that.
-QUEUED_CHUNKS = 8
+QUEUED_CHUNKS = 4
 #: Chunks of different partitions that one agent may have under way, exactly once.
 MAX_ACTORS = 4
 #: A transaction that its worker leaves open is aborted by the broker after this time at the latest.
@@ -87,7 +87,7 @@ class StreamApp(faust.App):  # type: ignore[misc]
             broker_heartbeat_interval=max(session_s / 5, 0.3),
             broker_commit_interval=worker.checkpoint_s,
             broker_max_poll_interval=300.0,
-            # what a partition without a committed offset begins with is `ChunkConsumer.seek_to_committed`'s affair
+            # where a partition without a committed offset begins is up to `ChunkConsumer.seek_to_committed`
             consumer_auto_offset_reset="earliest",
             consumer_group_instance_id=instance_id,
             # short enough to notice that a topic has got more partitions

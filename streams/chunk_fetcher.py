@@ -18,9 +18,8 @@ from aiokafka.errors import CorruptRecordException
 
 from streams.records import Chunk
 
-#: Bytes that a partition may return in one fetch. More only costs memory: at 100 bytes a reading this is
-#: two to three chunks.
-MAX_PARTITION_FETCH_BYTES = 1 << 20
+#: Bytes that a partition may return in one fetch: one chunk of JSON readings. More only costs memory.
+MAX_PARTITION_FETCH_BYTES = 512 << 10
 #: How long the broker may hold a fetch that has nothing to give. A caught-up partition must not stall the
 #: others, and the wait is over with the first byte anyway.
 IDLE_WAIT_MS = 500
@@ -35,7 +34,7 @@ class ChunkLimits:
         linger_ms: how long the broker may gather messages while data trickles in.
     """
 
-    def __init__(self, max_messages: int = 2048, max_bytes: int = 4 << 20, linger_ms: float = 5) -> None:
+    def __init__(self, max_messages: int = 4096, max_bytes: int = 4 << 20, linger_ms: float = 5) -> None:
         self.max_messages = max_messages
         self.max_bytes = max_bytes
         self.linger_ms = linger_ms
@@ -122,13 +121,14 @@ class ChunkedRecords(PartitionRecords):  # type: ignore[misc]
             start += len(part)
             first, behind = self.next_fetch_offset, records[start].offset if start < len(records) else end
             headers = [record.headers for record in part]
+            gapless = part and part[-1].offset - part[0].offset == len(part) - 1
             self.next_fetch_offset = behind
             yield Chunk(
                 topic=self._tp.topic,
                 partition=self._tp.partition,
                 first_offset=first,
                 last_offset=behind - 1,
-                offsets=[record.offset for record in part],
+                offsets=range(part[0].offset, part[-1].offset + 1) if gapless else [r.offset for r in part],
                 timestamps_ms=[record.timestamp for record in part],
                 keys=[record.key for record in part],
                 values=values,

@@ -202,8 +202,8 @@ class WorkerConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fro
     """How a worker process reads, keeps state and reports."""
 
     delivery: Literal["at_least_once", "exactly_once"] = "at_least_once"
-    #: 2048 and its columns fit into a processor's cache: a quarter faster than 8192, and 40 MB less.
-    chunk_max_messages: Annotated[int, Meta(ge=1, le=1_000_000)] = 2048
+    #: 4096 is about what one fetch of a partition brings: larger ones only take more memory.
+    chunk_max_messages: Annotated[int, Meta(ge=1, le=1_000_000)] = 4096
     chunk_max_bytes: Annotated[int, Meta(ge=1024)] = 4_194_304
     #: How long a trickle is gathered before it is handed on.
     linger_ms: Annotated[float, Meta(ge=0, le=60_000)] = 5.0

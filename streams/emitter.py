@@ -19,10 +19,12 @@ from aiokafka.errors import ProducerClosed
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import OffsetAndMetadata, RecordMetadata, TopicPartition
 
+from streams.produce_request import JoiningSender
+
 #: Bytes of one record batch; brokers take 1 MiB (`message.max.bytes`) by default, overhead included.
 MAX_BATCH_BYTES = 900_000
 #: Bytes that may be under way to the brokers before an agent has to wait.
-MAX_IN_FLIGHT_BYTES = 6 << 20
+MAX_IN_FLIGHT_BYTES = 4 << 20
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -63,6 +65,15 @@ class BatchProducer(AIOKafkaProducer):  # type: ignore[misc]
             max_batch_size=MAX_BATCH_BYTES,
             max_request_size=8 << 20,
             **options,
+        )
+        plain: Any = self._sender
+        self._sender: Any = JoiningSender(
+            self.client,
+            acks=plain._acks,
+            txn_manager=self._txn_manager,
+            retry_backoff_ms=plain._retry_backoff * 1000,
+            message_accumulator=self._message_accumulator,
+            request_timeout_ms=plain._request_timeout_ms,
         )
         self._known_topics: set[str] = set()
 

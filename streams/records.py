@@ -48,7 +48,7 @@ class Chunk:
     partition: int
     first_offset: int
     last_offset: int
-    offsets: list[int]
+    offsets: Sequence[int]
     timestamps_ms: list[int]
     keys: list[bytes | None]
     values: list[bytes | None]

@@ -37,7 +37,7 @@ from typing import Any, ClassVar, cast
 import aiokafka
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.structs import TopicPartition
-from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, ensure_TPset
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
 from faust.transport.drivers.aiokafka import Producer as FaustProducer
 from faust.transport.drivers.aiokafka import Transport as FaustTransport
@@ -201,7 +201,7 @@ class ChunkConsumer(FaustConsumer):  # type: ignore[misc]
             raise RetryLater(f"{tp.topic}/{tp.partition} went on at offset {first} instead of {position}")
         metrics.EXPIRED.labels(tp.topic).inc(first - position)
         log.warning(
-            "%s/%s: offsets %s to %s were deleted by retention before they were read: keep messages for longer "
+            "%s/%s: retention deleted offsets %s to %s before they were read: keep messages for longer "
             "(retention.ms, retention.bytes) or run more workers",
             tp.topic,
             tp.partition,

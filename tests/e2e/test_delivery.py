@@ -34,6 +34,28 @@ async def test_killed_workers_lose_nothing_and_score_as_if_never_killed(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+async def test_workers_killed_about_their_first_checkpoints_lose_nothing(
+    kafka: KafkaConfig, delivery: str
+) -> None:
+    """Until then there is no committed offset that could bring a restarted worker back."""
+
+    async def kill_early(workers: list[WorkerProcess], options: ProofOptions) -> list[float]:
+        (worker,) = workers
+        for pause_s in (0.8, 1.0, 1.1, 1.2, 1.4):
+            await asyncio.sleep(pause_s)
+            worker.kill()
+            worker.start()
+        return []
+
+    options = ProofOptions(readings=18_000, rate_hz=3_000, delivery=delivery)
+    report = await prove(kafka, options, disturb=kill_early)
+    assert_sound(report, options)
+    if delivery == "exactly_once":
+        assert report.duplicated == 0
+
+
+@pytest.mark.slow
 async def test_another_worker_takes_over_within_15_s_of_a_death(kafka: KafkaConfig) -> None:
     taken_over: list[float] = []
 
