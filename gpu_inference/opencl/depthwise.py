@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from gpu_inference.opencl.launch import Buf, Kernel, Launch
 from numpy.typing import NDArray
 
 from gpu_inference.opencl.conv_shape import ConvChoice, ConvShape, Pitches, ceil_div, round_up
 from gpu_inference.opencl.epilogue import Epilogue
+from gpu_inference.opencl.launch import Buf, Kernel, Launch
 from gpu_inference.opencl.traits import DeviceTraits
 
 # Unrolled taps x rows a work-item keeps apart: beyond it the compile time and the registers explode.

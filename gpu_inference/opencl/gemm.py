@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from gpu_inference.opencl.launch import Buf, Kernel, Launch
 from numpy.typing import NDArray
 
 from gpu_inference.opencl.conv_shape import ceil_div, round_up
-from gpu_inference.opencl.cost_model import product_cost_us
+from gpu_inference.opencl.cost_model import product_cost_us, rates_of
 from gpu_inference.opencl.epilogue import Epilogue
+from gpu_inference.opencl.launch import Buf, Kernel, Launch
 from gpu_inference.opencl.tile import Tile, tiles_for
 from gpu_inference.opencl.traits import DeviceTraits
 
@@ -279,18 +279,20 @@ def _splits(shape: GemmShape, tile: Tile, device: DeviceTraits) -> list[int]:
 
 def cost_us(shape: GemmShape, choice: GemmChoice, device: DeviceTraits) -> float:
     """Predicted device time of the product computed by `choice`, µs."""
-    batch = math.prod(shape.batch)
+    batch, rates = math.prod(shape.batch), rates_of(device)
     if choice.algorithm == "tile" and choice.tile is not None:
         cost = product_cost_us(shape.m, shape.n, shape.k, batch, choice.tile, choice.split, device)
+        cost += rates.launch_us
         if choice.split > 1:
-            cost += 4e-3 * shape.m * shape.n * (choice.split + 1) / device.cache_gbs + device.launch_us
+            parts = 4e-3 * shape.m * shape.n * (choice.split + 1)
+            cost += parts / device.cache_gbs + rates.second_us
         return cost
     memory_us = 1e-3 * shape.bytes / device.bandwidth_gbs
     if choice.algorithm == "gemv":
-        return 1.3 * memory_us + device.launch_us + (0.1 if choice.lanes == 64 else 0.0)
+        return 1.3 * memory_us + rates.launch_us + (0.1 if choice.lanes == 64 else 0.0)
     blocks = ceil_div(shape.m, choice.rows) * choice.rows
     padded = shape.flops * blocks / shape.m * (1 + 1 / choice.rows)
-    return max(memory_us, 1e-3 * padded / device.peak_gflops) + device.launch_us
+    return max(memory_us, 1e-3 * padded / device.peak_gflops) + rates.launch_us
 
 
 def default_choice(shape: GemmShape, device: DeviceTraits) -> GemmChoice:

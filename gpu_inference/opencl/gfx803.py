@@ -3,11 +3,11 @@
     report = inspect(Kernel("conv_nhwc.cl", "conv_nhwc", defines))[0]
     report.vgprs, report.waves, report.mad_share
 
-clang compiles the kernel to gfx803 code with the options that we build it with; registers, local memory and
-spills come from the metadata that it writes, occupancy from the card's tables, the share of multiply-adds from
-the block of the innermost loop. Limits (AMD GCN3 ISA manual, LLVM AMDGPU usage): 256 VGPRs and 10 waves a SIMD,
-4 SIMDs and 64 KB of local memory a compute unit. `v_fma_f32` runs at a quarter of the rate of `v_mac_f32` and
-`v_mad_f32` there, so a kernel must not contain it.
+clang compiles the kernel to gfx803 code with the options that we build it with; registers, local memory
+and spills come from the metadata that it writes, occupancy from the card's tables, the share of multiply-adds
+from the block of the innermost loop. Limits (AMD GCN3 ISA manual, LLVM AMDGPU usage): 256 VGPRs and 10 waves
+a SIMD, 4 SIMDs and 64 KB of local memory a compute unit. `v_fma_f32` runs at a quarter of the rate of
+`v_mac_f32` and `v_mad_f32` there, so a kernel must not contain it.
 """
 
 from __future__ import annotations

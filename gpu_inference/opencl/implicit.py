@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from gpu_inference.opencl.launch import Buf, Kernel, Launch
 from numpy.typing import NDArray
 
 from gpu_inference.opencl.conv_shape import ConvChoice, ConvShape, Pitches, ceil_div, round_up
 from gpu_inference.opencl.epilogue import Epilogue
+from gpu_inference.opencl.launch import Buf, Kernel, Launch
 from gpu_inference.opencl.tile import Tile
 from gpu_inference.opencl.traits import DeviceTraits
 

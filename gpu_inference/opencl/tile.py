@@ -92,13 +92,11 @@ def _wide(bm: int, bn: int, bk: int, tm: int, tn: int, ks: int = 1) -> Tile:
     return Tile(bm, bn, bk, tm, tn, ks=ks, swizzle=True)
 
 
-# Fully unrolled, large to small. Of 60 tiles on an H200 these lose 0.2% over ResNet-50 and MobileNetV2 at batch
-# 1, 8 and 32 against the best of all for each layer (benchmarks/engine_kernels.py). Slices (ks) are what small
-# outputs gain most from: ResNet-50's convolutions at batch 1 take 0.73 ms with them.
+# Fully unrolled, large to small. Of 60 tiles on an H200 these lose 0.4% over ResNet-50 and MobileNetV2 at
+# batch 1, 8 and 32 against the best of all for each layer (benchmarks/engine_kernels.py). Small outputs gain
+# most from slices (ks): ResNet-50's convolutions at batch 1 took 1.34 ms without, 0.73 ms with them.
 _NVIDIA: Final = (
-    _wide(256, 128, 8, 16, 8),
     Tile(128, 128, 8, 8, 8),
-    _wide(128, 128, 8, 16, 8),
     Tile(128, 64, 8, 8, 8),
     Tile(128, 64, 16, 8, 8),
     _wide(64, 128, 8, 8, 8),
@@ -118,8 +116,8 @@ _NVIDIA: Final = (
 )
 
 # What clang makes of them (VGPRs, waves, share of mads in the loop) is held by tests/gpu_inference/gfx803.
-# The small ones interleave 4 waves through the swizzle, which lets 4 rows be unrolled in 51 to 55 VGPRs; the 8x8
-# shares need half the local memory reads a mad and no more than one row unrolled.
+# The small ones interleave 4 waves through the swizzle, which lets 4 rows be unrolled in 51 to 55 VGPRs; the
+# 8x8 shares need half the local memory reads a mad and no more than one row unrolled.
 _GFX803: Final = (
     Tile(128, 128, 8, 8, 8, unroll=1),
     Tile(128, 64, 8, 8, 8, unroll=1),

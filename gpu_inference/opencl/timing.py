@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import statistics
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_inference.opencl.source import BUILD_OPTIONS, kernel_source
+from gpu_inference.opencl.program import ProgramCache
 from gpu_inference.opencl.traits import DeviceTraits, traits_from_info
 
 if TYPE_CHECKING:
@@ -49,19 +48,12 @@ class LaunchTimer:
         self._device = context.devices[0]
         properties = cl.command_queue_properties.PROFILING_ENABLE
         self._queue = cl.CommandQueue(context, properties=properties)
-        self._programs: dict[tuple[Any, ...], Any] = {}
+        self._programs = ProgramCache(context)
         self.traits = traits_of(self._device)
 
     def build(self, kernel: Kernel) -> Any:
-        """The program of `kernel`, built once."""
-        key = (kernel.file, kernel.source, kernel.defines)
-        if key not in self._programs:
-            source = kernel.source if kernel.file is None else kernel_source(kernel.file)
-            options = [*BUILD_OPTIONS, *(f"-D{name}={value}" for name, value in kernel.defines)]
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # pyopencl warns of any compiler output
-                self._programs[key] = self._cl.Program(self._context, source).build(options=options)
-        return self._programs[key]
+        """The kernel, its program built once."""
+        return self._programs.kernel(kernel)
 
     def upload(self, array: NDArray[Any]) -> Any:
         """A buffer with the array's bytes."""
@@ -87,7 +79,7 @@ class LaunchTimer:
         """Kernels with their arguments set; a Buf names its buffer by `tensor`."""
         bound = []
         for launch in launches:
-            kernel = self._cl.Kernel(self.build(launch.kernel), launch.kernel.name)
+            kernel = self.build(launch.kernel)
             for index, arg in enumerate(launch.args):
                 kernel.set_arg(index, buffers[arg.tensor] if hasattr(arg, "tensor") else arg)
             bound.append((kernel, launch))

@@ -41,7 +41,8 @@ class DeviceTraits:
         cache_gbs: of the last-level cache, GB/s.
         cache_bytes: size of the last-level cache.
         registers: 32-bit registers of a compute unit.
-        launch_us: device time that an empty kernel costs between two others.
+        local_unit_bytes: local memory of a compute unit, shared by the groups that it interleaves.
+        unit_threads: work-items that a compute unit interleaves at most.
     """
 
     kind: DeviceKind
@@ -56,7 +57,8 @@ class DeviceTraits:
     cache_gbs: float = 700.0
     cache_bytes: int = 2 << 20
     registers: int = 65536
-    launch_us: float = 4.0
+    local_unit_bytes: int = 65536
+    unit_threads: int = 2560
 
     @property
     def peak_gflops(self) -> float:
@@ -115,7 +117,6 @@ def traits_from_info(
             cache_gbs=100.0,
             cache_bytes=cache_bytes or 32 << 20,
             registers=512,
-            launch_us=20.0,
         )
     if any(part in low for part in _GFX803_NAMES):
         return DeviceTraits(
@@ -139,9 +140,10 @@ def traits_from_info(
             lanes=64 if "a100" in low else 128,
             clock_ghz=clock or 1.7,
             bandwidth_gbs=(4000.0 if "h200" in low else 2800.0) if data_centre else 400.0,
-            cache_gbs=6000.0 if data_centre else 1500.0,
+            cache_gbs=5300.0 if data_centre else 1500.0,
             cache_bytes=cache_bytes or 4 << 20,
-            launch_us=2.0,
+            local_unit_bytes=227000 if data_centre else 98304,
+            unit_threads=2048 if data_centre else 1536,
         )
     return DeviceTraits(
         kind="other",
