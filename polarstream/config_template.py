@@ -60,7 +60,7 @@ TEMPLATE: Final = """\
 # Messages are handled in chunks of at most so many messages and bytes; a trickle is gathered for linger_ms.
 # chunk_max_messages = 4096
 # chunk_max_bytes = 4194304
-# linger_ms = 5.0
+# linger_ms = 7.0
 # How often outputs, state and offsets are made safe. Default: 1000, with exactly_once 100.
 # checkpoint_interval_ms = 1000
 # After so long without a sign of life, another worker takes over.

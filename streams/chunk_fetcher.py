@@ -34,7 +34,7 @@ class ChunkLimits:
         linger_ms: how long the broker may gather messages while data trickles in.
     """
 
-    def __init__(self, max_messages: int = 4096, max_bytes: int = 4 << 20, linger_ms: float = 5) -> None:
+    def __init__(self, max_messages: int = 4096, max_bytes: int = 4 << 20, linger_ms: float = 7) -> None:
         self.max_messages = max_messages
         self.max_bytes = max_bytes
         self.linger_ms = linger_ms

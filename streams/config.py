@@ -206,7 +206,7 @@ class WorkerConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fro
     chunk_max_messages: Annotated[int, Meta(ge=1, le=1_000_000)] = 4096
     chunk_max_bytes: Annotated[int, Meta(ge=1024)] = 4_194_304
     #: How long a trickle is gathered before it is handed on.
-    linger_ms: Annotated[float, Meta(ge=0, le=60_000)] = 5.0
+    linger_ms: Annotated[float, Meta(ge=0, le=60_000)] = 7.0
     #: None: 1000 at least once, 100 exactly once.
     checkpoint_interval_ms: Annotated[int, Meta(ge=1)] | None = None
     session_timeout_ms: Annotated[int, Meta(ge=1000)] = 10_000
