@@ -2,9 +2,9 @@
 
     python -m benchmarks.engine_kernels --network resnet50 mobilenet_v2 --batch 1 8 32 --json sweep.json
 
-Device time by OpenCL events (median), from the first launch's start to the last one's end. `model` is what the
-cost model would have chosen without tuning, `tuned` the fastest candidate; `in a row` runs the tuned plans of
-all layers one after the other, each with its own weights, as a network would.
+Device time by OpenCL events (median), from the first launch's start to the last one's end. `model` is what
+the cost model would have chosen without tuning, `tuned` the fastest candidate; `in a row` runs the tuned
+plans of all layers one after the other, each with its own weights, as a network would.
 """
 
 from __future__ import annotations
@@ -121,9 +121,7 @@ class Bench:
         return span, busy, len(launches)
 
 
-def sweep_network(
-    timer: LaunchTimer, name: str, batch: int, repeats: int, verbose: bool
-) -> dict[str, Any]:
+def sweep_network(timer: LaunchTimer, name: str, batch: int, repeats: int, verbose: bool) -> dict[str, Any]:
     layers: list[Layer] = NETWORKS[name](batch)
     unique = list(dict.fromkeys((layer.shape, layer.epilogue) for layer in layers))
     device = timer.traits
@@ -167,7 +165,11 @@ def sweep_network(
         "row_us": span,
         "row_model_us": span_model,
         "layers": [
-            {"name": layer.name, "shape": _fields(layer.shape), "times_us": times[layer.shape, layer.epilogue]}
+            {
+                "name": layer.name,
+                "shape": _fields(layer.shape),
+                "times_us": times[layer.shape, layer.epilogue],
+            }
             for layer in layers
         ],
     }
@@ -229,7 +231,9 @@ def all_kernels(timer: LaunchTimer, networks: Sequence[str], batches: Sequence[i
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--network", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--batch", nargs="*", type=int, default=[1, 8, 32])
     parser.add_argument("--gemm", action="store_true", help="also the matrix products")

@@ -22,7 +22,7 @@ from gpu_inference.opencl.cost_model import conv_cost_us
 from gpu_inference.opencl.depthwise import DepthwisePlan, depthwise_choices, supports_depthwise
 from gpu_inference.opencl.direct import DirectPlan, direct_choices
 from gpu_inference.opencl.epilogue import Epilogue
-from gpu_inference.opencl.implicit import TilePlan, split_options, supports_tile
+from gpu_inference.opencl.implicit import TilePlan, nchw_tiles, split_options, supports_tile
 from gpu_inference.opencl.tile import tiles_for
 from gpu_inference.opencl.traits import DeviceTraits
 from gpu_inference.opencl.winograd import WinogradPlan, supports_winograd, winograd_choices
@@ -47,8 +47,7 @@ def candidates(shape: ConvShape, device: DeviceTraits) -> list[ConvChoice]:
     if device.is_cpu or not supports_tile(shape) or (shape.groups > 1 and shape.og < 16):
         return direct
     if shape.nchw:
-        tiles = [tile for tile in tiles_for(device) if tile.threads % tile.bm == 0]
-        return [ConvChoice("stem", tile=tile) for tile in tiles]
+        return [ConvChoice("stem", tile=tile) for tile in nchw_tiles(shape, device)]
     choices = [
         ConvChoice("tile", tile=tile, split=split)
         for tile in tiles_for(device)

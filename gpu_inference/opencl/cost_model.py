@@ -10,7 +10,7 @@ A tiled product is bounded by four things, and the prediction is a smooth maximu
 - device memory: input, weights and output once;
 - cache: what the groups read again.
 
-The constants of "nvidia" are fitted to 6,600 timings of candidates (ResNet-50 and MobileNetV2 at batch 1, 8 and
+The constants of "nvidia" are fitted to 6,600 timings of candidates (ResNet-50, MobileNetV2 at batch 1, 8 and
 32 on an H200, benchmarks/engine_kernels.py): its choices lose 2 to 6% against the fastest candidates there.
 Those of gfx803 are read from the compiled ISA (gfx803.py: share of mads in the loop, registers) and AMD's
 documents; they rank candidates, and no RX 580 has confirmed the absolute times.

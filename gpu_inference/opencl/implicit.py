@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gpu_inference.opencl.conv_shape import ConvChoice, ConvShape, Pitches, ceil_div, round_up
 from gpu_inference.opencl.epilogue import Epilogue
 from gpu_inference.opencl.launch import Buf, Kernel, Launch
-from gpu_inference.opencl.tile import Tile
+from gpu_inference.opencl.tile import Tile, tiles_for
 from gpu_inference.opencl.traits import DeviceTraits
 
 # Rows of packed weights are padded to this, the largest bk, so that every tile can share them.
@@ -160,6 +160,16 @@ class TilePlan:
             bytes=4.0 * (split + 1) * s.m * s.o4,
         )
         return [product, reduce]
+
+
+def nchw_tiles(shape: ConvShape, device: DeviceTraits) -> list[Tile]:
+    """Tiles that can read NCHW: whole rows of pixels at a time, and room for the table of taps."""
+    table = 8 * round_up(shape.c * shape.kh * shape.kw, K_MULTIPLE)
+    return [
+        tile
+        for tile in tiles_for(device)
+        if tile.threads % tile.bm == 0 and tile.local_bytes + table <= device.local_memory_bytes
+    ]
 
 
 def split_options(shape: ConvShape, tile: Tile, device: DeviceTraits) -> list[int]:

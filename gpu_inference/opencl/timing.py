@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpu_inference.errors import KernelError
 from gpu_inference.opencl.program import ProgramCache
 from gpu_inference.opencl.traits import DeviceTraits, traits_from_info
 
@@ -49,6 +50,8 @@ class LaunchTimer:
         properties = cl.command_queue_properties.PROFILING_ENABLE
         self._queue = cl.CommandQueue(context, properties=properties)
         self._programs = ProgramCache(context)
+        self._scratch: dict[str, Any] = {}
+        self._scratch_bytes: dict[str, int] = {}
         self.traits = traits_of(self._device)
 
     def build(self, kernel: Kernel) -> Any:
@@ -107,3 +110,29 @@ class LaunchTimer:
         rounds = [self.enqueue(bound) for _ in range(repeats)]
         self._queue.finish()
         return float(statistics.median(1e-3 * (r[-1].profile.end - r[0].profile.start) for r in rounds))
+
+    def measure(self, launches: Sequence[Launch], sizes: Mapping[str, int]) -> float:
+        """Device time in scratch buffers of at least these sizes (tuner.Measure), µs.
+
+        Raises:
+            KernelError: the driver refuses or fails a launch.
+        """
+        try:
+            for name, size in sizes.items():
+                if size > self._scratch_bytes.get(name, 0):
+                    self._scratch.pop(name, None)
+                    self._scratch[name] = self._noise(size)
+                    self._scratch_bytes[name] = size
+            return self.time_us(launches, self._scratch, repeats=7)
+        except self._cl.Error as error:
+            raise KernelError(f"{launches[0].kernel.name} can't be timed on this device: {error}") from error
+
+    def release(self) -> None:
+        """Gives the scratch buffers of `measure` back."""
+        self._scratch.clear()
+        self._scratch_bytes.clear()
+
+    def _noise(self, size_bytes: int) -> Any:
+        # repeated numbers of normal size: denormals, infinities and zeros can change what arithmetic costs
+        block = np.random.default_rng(0).standard_normal(65536, np.float32)
+        return self.upload(np.resize(block, size_bytes // 4 + 4))
