@@ -1,0 +1,19 @@
+"""What can go wrong in an engine. Every message says what to do."""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Any failure of `gpu_inference`."""
+
+
+class ModelError(EngineError):
+    """The model is broken, or asks for what the engine can't do: stop, or load with `fallback=True`."""
+
+
+class DeviceError(EngineError):
+    """No device, no driver, or too little memory on it: nothing was run."""
+
+
+class KernelError(EngineError):
+    """A kernel didn't build or run on this device; the message has the driver's log."""

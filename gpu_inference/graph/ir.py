@@ -1,0 +1,106 @@
+"""The graph that passes rewrite and engines plan: nodes in topological order, constants by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """An input or output of a model.
+
+    Attributes:
+        name: as in the model.
+        dtype: element type.
+        shape: None where a dimension is free; () is a scalar. None where even the rank is unknown.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...] | None
+
+
+@dataclass(slots=True)
+class Node:
+    """One operator.
+
+    Attributes:
+        op: its ONNX type, or a name of ours for what passes fuse.
+        inputs: names of tensors; "" where an optional one is left out.
+        outputs: names of tensors; "" where nobody wants one.
+        attributes: decoded: numbers, str, lists of them, arrays, or an onnx proto for subgraphs.
+        name: of the node in the model, or of its first output.
+        domain: "" for ONNX's own.
+        opset: version of that domain in the model.
+    """
+
+    op: str
+    inputs: list[str]
+    outputs: list[str]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+    domain: str = ""
+    opset: int = 0
+
+    @property
+    def label(self) -> str:
+        """For messages: operator, name and opset."""
+        domain = f"{self.domain}." if self.domain else ""
+        return f"{domain}{self.op} node {self.name!r} (opset {self.opset})"
+
+    def input(self, index: int) -> str:
+        """Name of an input, "" where it isn't given."""
+        return self.inputs[index] if index < len(self.inputs) else ""
+
+
+@dataclass(slots=True)
+class Graph:
+    """A model.
+
+    Attributes:
+        nodes: in topological order.
+        inputs: without those that are constants.
+        outputs: in the model's order.
+        constants: initialisers and what folding made of them.
+        opset: of ONNX's own domain.
+    """
+
+    nodes: list[Node]
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
+    constants: dict[str, Array]
+    opset: int
+
+    def consumers(self) -> dict[str, list[Node]]:
+        """Nodes that read a tensor, one entry for each reading input."""
+        found: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for name in node.inputs:
+                if name:
+                    found.setdefault(name, []).append(node)
+        return found
+
+    def producers(self) -> Mapping[str, Node]:
+        """The node that makes a tensor."""
+        return {name: node for node in self.nodes for name in node.outputs if name}
+
+    def output_names(self) -> set[str]:
+        """Names that must stay."""
+        return {output.name for output in self.outputs}
+
+    def fresh_names(self, stem: str) -> Iterator[str]:
+        """Names that no tensor of the graph has yet."""
+        taken = set(self.constants) | {i.name for i in self.inputs} | set(self.producers())
+        number = 0
+        while True:
+            name = f"{stem}.{number}"
+            number += 1
+            if name not in taken:
+                yield name

@@ -1,0 +1,1 @@
+"""ONNX graphs on one OpenCL device."""

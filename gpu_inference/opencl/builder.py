@@ -1,0 +1,405 @@
+"""What a lowering function works with: its node's inputs, outputs, scratch memory and launches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from gpu_inference.graph.ir import Array, Node
+from gpu_inference.opencl.codegen import Operand, elementwise
+from gpu_inference.opencl.expression import Expr, Leaf, Scalar, expr_dtype, leaves, steps
+from gpu_inference.opencl.launch import Buf, Launch
+from gpu_inference.opencl.strided import strided_copy, to_nhwc
+from gpu_inference.opencl.traits import DeviceTraits
+from gpu_inference.opencl.value import (
+    Layout,
+    Shape,
+    State,
+    Storage,
+    Value,
+    content_key,
+    device_dtype,
+    layout_elements,
+    layout_strides,
+)
+
+HostFunction: TypeAlias = Callable[[list[Array | None]], list[Array]]
+
+# A generated kernel reads at most so many tensors and does so many operations: registers are few.
+MAX_LEAVES = 8
+MAX_STEPS = 48
+
+
+class NeedsValue(Exception):
+    """Planning can't go on without the elements of a tensor."""
+
+    def __init__(self, value: Value) -> None:
+        super().__init__(value.name)
+        self.value = value
+
+
+@dataclass(slots=True)
+class HostCall:
+    """A step on the host: read tensors, call the function, go on with what it returns."""
+
+    inputs: list[Value | None]
+    outputs: list[str]
+    function: HostFunction
+    node: str
+
+
+@dataclass(slots=True)
+class Recording:
+    """What a plan's segment collects.
+
+    Attributes:
+        device: what the launches will run on.
+        uploaded: keys of constants that the device has already.
+        launches: in order.
+        constants: new ones by key, as they go to the device.
+        host_call: where the segment ends in one.
+    """
+
+    device: DeviceTraits
+    uploaded: Container[str] = ()
+    launches: list[Launch] = field(default_factory=list)
+    constants: dict[str, Array] = field(default_factory=dict)
+    host_call: HostCall | None = None
+
+
+class Builder:
+    """The planner's side that a lowering function sees. Indices count the node's inputs and outputs.
+
+    Args:
+        node: being lowered.
+        state: of the planning.
+        recording: where launches go.
+        uses: readings of each tensor in the whole graph.
+    """
+
+    def __init__(self, node: Node, state: State, recording: Recording, uses: dict[str, int]) -> None:
+        self.node = node
+        self._state, self._recording, self._uses = state, recording, uses
+        self._temporaries: list[Storage] = []
+        self._anonymous = 0
+
+    @property
+    def device(self) -> DeviceTraits:
+        """What the launches will run on."""
+        return self._recording.device
+
+    # ---- inputs
+
+    def has(self, index: int) -> bool:
+        """Whether the optional input is given."""
+        return bool(self.node.input(index))
+
+    def value(self, index: int) -> Value:
+        """The input's planning record."""
+        return self._state.values[self.node.inputs[index]]
+
+    def shape(self, index: int) -> Shape:
+        """Concrete shape of an input."""
+        return self.value(index).shape
+
+    def dtype(self, index: int) -> np.dtype[Any]:
+        """Element type of an input, as ONNX has it."""
+        return self.value(index).dtype
+
+    def known(self, index: int) -> Array:
+        """The input's elements on the host. Call it before anything that allocates.
+
+        Raises:
+            NeedsValue: they aren't known yet; the planner reads them and calls the lowering again.
+        """
+        value = self.value(index)
+        if value.host is None:
+            raise NeedsValue(value)
+        return value.host
+
+    def maybe_known(self, index: int) -> Array | None:
+        """The input's elements where the host has them already, else None. None too where it is left out."""
+        return self.value(index).host if self.has(index) else None
+
+    def is_input(self, index: int) -> bool:
+        """Whether the tensor comes from the caller, so that `known` can have it at no cost in launches."""
+        return self.value(index).from_caller
+
+    def ints(self, index: int) -> list[int]:
+        """`known` as a flat list of Python integers."""
+        return [int(x) for x in self.known(index).reshape(-1)]
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """An attribute, decoded."""
+        return self.node.attributes.get(name, default)
+
+    def buf(self, index: int, layout: Layout = "plain") -> Buf:
+        """Where an input lies on the device, brought into `layout` first if need be."""
+        return self.place(self.value(index), layout)
+
+    def strided(self, index: int) -> tuple[Buf, tuple[int, ...]]:
+        """Where an input lies, in whatever layout it has, and its strides in the order of its dimensions."""
+        value = self.value(index)
+        layout: Layout = "nhwc" if self.is_nhwc(index) else "plain"
+        return self.place(value, layout), layout_strides(value.shape, layout)
+
+    def is_nhwc(self, index: int) -> bool:
+        """Whether the input lies in NHWC and nowhere plain, so that NHWC is the cheaper way to read it."""
+        value = self.value(index)
+        return "nhwc" in value.stores and "plain" not in value.stores and value.host is None
+
+    # ---- outputs
+
+    def wants(self, index: int) -> bool:
+        """Whether anybody asked for an output."""
+        return index < len(self.node.outputs) and bool(self.node.outputs[index])
+
+    def output(self, index: int, shape: Sequence[int], dtype: Any, layout: Layout = "plain") -> Buf:
+        """Memory for an output, uninitialised.
+
+        In NHWC, channels are padded to a multiple of 4, and the lowering writes something finite there.
+        """
+        value = self._define(index, shape, dtype)
+        storage = self._state.allocate(
+            layout_elements(value.shape, layout) * device_dtype(value.dtype).itemsize
+        )
+        self._state.attach(value, layout, storage)
+        return Buf(storage.key)
+
+    def alias(self, index: int, source: int, shape: Sequence[int]) -> None:
+        """The output is input `source` in another shape: nothing is copied."""
+        x = self.value(source)
+        value = self._define(index, shape, x.dtype)
+        if x.host is not None:
+            value.host = x.host.reshape(value.shape)
+            value.constant = f"{x.constant}{value.shape}" if x.constant else ""
+        if x.host is not None and not x.stores:
+            return
+        if x.shape == value.shape and "nhwc" in x.stores:
+            self._state.attach(value, "nhwc", x.stores["nhwc"])
+            if "plain" not in x.stores:
+                return
+        self.place(x)
+        self._state.attach(value, "plain", x.stores["plain"])
+
+    def set_host(self, index: int, array: Array) -> None:
+        """The output's elements are known now: the device gets them only if somebody needs them there."""
+        value = self._define(index, array.shape, array.dtype)
+        value.host = np.asarray(array, order="C")
+
+    def lazy(self, index: int, expr: Expr, shape: Sequence[int]) -> None:
+        """The output is an elementwise expression: computed when somebody asks, or inside a later kernel."""
+        value = self._define(index, shape, expr_dtype(expr))
+        self.defer(value, expr)
+
+    def defer(self, value: Value, expr: Expr) -> None:
+        """Makes a value lazy; its leaves stay alive until it is computed."""
+        for leaf in leaves(expr):
+            leaf.uses += 1
+        value.lazy = expr
+
+    def host_call(self, function: HostFunction) -> None:
+        """Runs what is queued, calls `function` with the node's inputs on the host, goes on with its results.
+
+        For outputs whose shape depends on data. The function gets one array an input (None where left out)
+        and returns one array an output.
+        """
+        inputs = [self._state.values[name] if name else None for name in self.node.inputs]
+        for value in inputs:
+            if value is not None and value.host is None:
+                self.place(value)
+        self._recording.host_call = HostCall(inputs, list(self.node.outputs), function, self.node.label)
+
+    def _define(self, index: int, shape: Sequence[int], dtype: Any) -> Value:
+        name = self.node.outputs[index] if index < len(self.node.outputs) else ""
+        uses = self._uses.get(name, 0)
+        if not name:
+            self._anonymous += 1
+            name = f"{self.node.name}:unused{self._anonymous}"
+        value = Value(name, tuple(int(d) for d in shape), np.dtype(dtype), uses)
+        self._state.values[name] = value
+        return value
+
+    # ---- memory and launches
+
+    def temporary(self, size_bytes: int) -> Buf:
+        """Scratch memory until the end of this node."""
+        storage = self._state.allocate(size_bytes)
+        storage.refs = 1
+        self._temporaries.append(storage)
+        return Buf(storage.key)
+
+    def constant(self, array: Array, key: str | None = None) -> Buf:
+        """An array on the device, uploaded once and shared by all plans of the session.
+
+        Args:
+            array: what goes there.
+            key: its name, unique in the session (start it with the weight's name and say how it is packed);
+                None: by content.
+        """
+        array = np.ascontiguousarray(array)
+        key = f"constant:{key or content_key(array)}"
+        if key not in self._recording.uploaded:
+            self._recording.constants.setdefault(key, array)
+        return Buf(key)
+
+    def packed(self, index: int, packing: str, pack: Callable[[Array], Array]) -> Buf:
+        """A known input as `pack` lays it out; named by the weight and `packing`, packed once a session."""
+        value = self.value(index)
+        array = self.known(index)
+        if not value.constant:
+            return self.constant(pack(array))
+        key = f"constant:{value.constant}:{packing}"
+        if key not in self._recording.uploaded and key not in self._recording.constants:
+            self._recording.constants[key] = np.ascontiguousarray(pack(array))
+        return Buf(key)
+
+    def launch(self, launch: Launch) -> None:
+        """Queues a kernel."""
+        if 0 in launch.global_size:
+            return
+        if not launch.node:
+            launch.node = self.node.name
+        self._recording.launches.append(launch)
+
+    def place(self, value: Value, layout: Layout = "plain") -> Buf:
+        """Makes `value` lie on the device in `layout`."""
+        if layout in value.stores:
+            return Buf(value.stores[layout].key)
+        if value.lazy is not None:
+            self._compute(value, layout)
+            return self.place(value, layout)
+        if not value.stores:
+            self._upload(value)
+            return self.place(value, layout)
+        other: Layout = "plain" if layout == "nhwc" else "nhwc"
+        source = value.stores[other]
+        itemsize = device_dtype(value.dtype).itemsize
+        n, c, spatial = value.shape[0], value.shape[1], math.prod(value.shape[2:])
+        if c % 4 == 0 and (spatial == 1 or c == 1):
+            self._state.attach(value, layout, source)
+            return Buf(source.key)
+        storage = self._state.allocate(layout_elements(value.shape, layout) * itemsize)
+        self._state.attach(value, layout, storage)
+        x, y = Buf(source.key), Buf(storage.key)
+        if layout == "nhwc":
+            self.launch(to_nhwc(x, y, n, c, spatial, itemsize))
+        else:
+            strides = layout_strides(value.shape, "nhwc")
+            plain = layout_strides(value.shape, "plain")
+            self.launch(strided_copy(x, y, value.shape, strides, plain, itemsize))
+        return y
+
+    def _upload(self, value: Value) -> None:
+        if value.host is None:
+            raise AssertionError(f"{value.name!r} is neither on the host nor on the device")
+        array = np.ascontiguousarray(value.host.astype(device_dtype(value.dtype), copy=False))
+        buffer = self.constant(array, f"{value.constant}:plain" if value.constant else None)
+        self._state.attach(value, "plain", Storage(buffer.tensor, None))
+
+    # ---- expressions
+
+    def expr(self, index: int, shape: Shape) -> Expr:
+        """An input as part of an expression of `shape`: its own expression where nobody else needs it."""
+        value = self.value(index)
+        if value.host is not None and value.host.size == 1 and not value.stores:
+            number = value.host.reshape(-1)[0]
+            if value.dtype.kind == "f":
+                return Scalar(float(number), value.dtype)
+            return Scalar(int(number), value.dtype)
+        if value.lazy is not None and value.uses == 1 and value.shape == shape:
+            small = len(leaves(value.lazy)) <= MAX_LEAVES // 2 and steps(value.lazy) <= MAX_STEPS
+            if small:
+                return value.lazy
+        if value.lazy is not None:
+            self._compute(value, "any")
+        return Leaf(value)
+
+    def result(self, index: int) -> Value:
+        """The planning record of an output that is defined already."""
+        return self._state.values[self.node.outputs[index]]
+
+    def leaf(self, array: Array) -> Leaf:
+        """A constant array as part of an expression."""
+        value = Value("", array.shape, array.dtype, 0, array)
+        self._upload(value)
+        return Leaf(value)
+
+    def view(self, index: int, shape: Shape) -> Leaf:
+        """An input in another shape as part of an expression, without a copy."""
+        source = self.value(index)
+        value = Value(source.name, shape, source.dtype)
+        self.place(source)
+        self._state.attach(value, "plain", source.stores["plain"])
+        value.uses = 0
+        return Leaf(value)
+
+    def _compute(self, value: Value, wanted: Layout | str) -> None:
+        """Launches a lazy value's kernel, in NHWC where its inputs lie so."""
+        expr = value.lazy
+        if expr is None:
+            return
+        inputs = leaves(expr)
+        layout = self._layout(value, inputs, wanted)
+        order = [0, *range(2, len(value.shape)), 1] if layout == "nhwc" else list(range(len(value.shape)))
+        operands = {leaf: self._operand(leaf, value.shape, order, layout) for leaf in inputs}
+        count = layout_elements(value.shape, layout)
+        storage = self._state.allocate(count * device_dtype(value.dtype).itemsize)
+        value.lazy = None
+        self._state.attach(value, layout, storage)
+        loop = [value.shape[axis] for axis in order]
+        if count:
+            self.launch(elementwise(expr, loop, operands, Buf(storage.key), value.dtype))
+        for leaf in inputs:
+            self._state.release(leaf)
+
+    def _layout(self, value: Value, inputs: list[Value], wanted: Layout | str) -> Layout:
+        if len(value.shape) not in (3, 4) or value.shape[1] % 4:
+            return "plain"
+        full = [leaf for leaf in inputs if leaf.shape == value.shape]
+        nhwc = [leaf for leaf in full if "nhwc" in leaf.stores]
+        plain = [leaf for leaf in full if "nhwc" not in leaf.stores]
+        if wanted == "nhwc" and not plain:
+            return "nhwc"
+        return "nhwc" if len(nhwc) > len(plain) or (nhwc and wanted == "nhwc") else "plain"
+
+    def _operand(self, leaf: Value, shape: Shape, order: list[int], layout: Layout) -> Operand:
+        if not leaf.stores:
+            self.place(leaf)
+        if layout not in leaf.stores and leaf.shape == shape:
+            self.place(leaf, layout)
+        held: Layout = layout if layout in leaf.stores else next(iter(leaf.stores))
+        strides = layout_strides(leaf.shape, held)
+        missing = len(shape) - len(leaf.shape)
+        padded = [0] * missing + [0 if d == 1 else s for d, s in zip(leaf.shape, strides, strict=True)]
+        return Operand(Buf(leaf.stores[held].key), tuple(padded[axis] for axis in order))
+
+    # ---- the planner's
+
+    def finish(self) -> None:
+        """Frees scratch memory and what this node was the last to read."""
+        for storage in self._temporaries:
+            self._state.drop(storage)
+        self._temporaries.clear()
+        for name in self.node.inputs:
+            if name:
+                self._state.release(self._state.values[name])
+        for name in self.node.outputs:
+            value = self._state.values.get(name)
+            if name and value is not None and value.uses == 0:
+                value.uses = 1
+                self._state.release(value)
+        for number in range(1, self._anonymous + 1):
+            value = self._state.values.pop(f"{self.node.name}:unused{number}")
+            value.uses = 1
+            self._state.release(value)
+
+    def settle(self) -> None:
+        """Computes every lazy value that is still needed, before planning pauses."""
+        for value in list(self._state.values.values()):
+            if value.lazy is not None and value.uses > 0:
+                self._compute(value, "any")

@@ -1,0 +1,283 @@
+"""Runs a graph on one OpenCL device: plans per input shapes, a replay list per plan, host steps between."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from gpu_inference.devices import DeviceHandle, open_device, pick_device
+from gpu_inference.errors import DeviceError, EngineError
+from gpu_inference.graph.checks import check_inputs
+from gpu_inference.graph.importer import import_graph, read_model
+from gpu_inference.graph.ir import Array, Graph, TensorInfo
+from gpu_inference.graph.passes.pipeline import optimise
+from gpu_inference.opencl.arena import SlotPool
+from gpu_inference.opencl.launch import Buf, Launch
+from gpu_inference.opencl.plan import MAX_CONTINUATIONS, NeedsInputValue, Planner, Segment
+from gpu_inference.opencl.value import Value
+
+_log = logging.getLogger(__name__)
+
+MAX_PLANS: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a session is made of so far.
+
+    Attributes:
+        launches: kernels of one run, of the plan used last.
+        arena_bytes: device memory of intermediate tensors.
+        constant_bytes: device memory of weights.
+        fallback: nodes that run on onnxruntime, with the reason.
+        plans: made so far.
+    """
+
+    launches: int
+    arena_bytes: int
+    constant_bytes: int
+    fallback: dict[str, str]
+    plans: int
+
+    @property
+    def peak_bytes(self) -> int:
+        """Device memory held."""
+        return self.arena_bytes + self.constant_bytes
+
+
+@dataclass(slots=True)
+class _Bound:
+    """A segment's kernels with their arguments set."""
+
+    generation: int
+    calls: list[tuple[Any, tuple[int, ...], tuple[int, ...] | None]] = field(default_factory=list)
+
+
+class OpenCLSession:
+    """A model on an OpenCL device. See gpu_inference.Session.
+
+    Args:
+        model: path or bytes.
+        device: index or part of a name; None for the best.
+        fallback: run missing operators on onnxruntime.
+    """
+
+    def __init__(
+        self, model: str | os.PathLike[str] | bytes, device: str | int | None = None, *, fallback: bool = True
+    ) -> None:
+        graph = optimise(import_graph(read_model(model)))
+        self._open(graph, open_device(pick_device(device)), fallback)
+
+    def _open(self, graph: Graph, handle: DeviceHandle, fallback: bool) -> None:
+        import pyopencl as cl
+
+        self._cl: Any = cl
+        self._graph, self._handle = graph, handle
+        self._queue: Any = cl.CommandQueue(handle.context)
+        self._pool = SlotPool(handle.context)
+        self._constants: dict[str, Any] = {}
+        self._constant_bytes = 0
+        self._planner = Planner(graph, handle.traits, self._constants, fallback=fallback)
+        self._plans: OrderedDict[Any, Segment] = OrderedDict()
+        self._bound: dict[Segment, _Bound] = {}
+        self._value_inputs: list[str] = []
+        self._announced: set[str] = set()
+        self._launches = 0
+        self._closed = False
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """See gpu_inference.Session."""
+        return tuple(self._graph.inputs)
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """See gpu_inference.Session."""
+        return tuple(self._graph.outputs)
+
+    @property
+    def report(self) -> Report:
+        """Launches, memory and what runs elsewhere; meaningful after the first run."""
+        return Report(
+            self._launches,
+            self._pool.total_bytes,
+            self._constant_bytes,
+            dict(self._planner.fallen_back),
+            len(self._plans),
+        )
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """See gpu_inference.Session."""
+        if self._closed:
+            raise EngineError("the session is closed: load the model again")
+        check_inputs(self._graph.inputs, inputs)
+        segment = self._plan(inputs)
+        self._prepare(segment)
+        for name, (key, dtype) in segment.inputs.items():
+            self._write(key, inputs[name], dtype)
+        launches = self._execute(segment)
+        while segment.state is not None:
+            segment = self._continue(segment)
+            launches += self._execute(segment)
+        self._launches = launches
+        return self._read_outputs(segment)
+
+    def close(self) -> None:
+        """See gpu_inference.Session."""
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.finish()
+        self._plans.clear()
+        self._bound.clear()
+        self._pool.close()
+        for buffer in self._constants.values():
+            buffer.release()
+        self._constants.clear()
+
+    # ---- planning
+
+    def _plan(self, inputs: Mapping[str, Array]) -> Segment:
+        while True:
+            key = (
+                tuple((info.name, inputs[info.name].shape) for info in self._graph.inputs),
+                tuple(inputs[name].tobytes() for name in self._value_inputs),
+            )
+            if key in self._plans:
+                self._plans.move_to_end(key)
+                return self._plans[key]
+            shapes = {name: (array.shape, array.dtype) for name, array in inputs.items()}
+            values = {name: np.array(inputs[name]) for name in self._value_inputs}
+            try:
+                segment = self._planner.start(shapes, values)
+            except NeedsInputValue as need:
+                self._value_inputs.append(need.name)
+                continue
+            self._plans[key] = segment
+            if len(self._plans) > MAX_PLANS:
+                self._forget(self._plans.popitem(last=False)[1])
+            self._announce()
+            return segment
+
+    def _continue(self, segment: Segment) -> Segment:
+        arrays = [None if value is None else self._read(value) for value in segment.reads]
+        if segment.host_call is not None:
+            results = segment.host_call.function(arrays)
+            key: Any = tuple((array.shape, array.dtype.str) for array in results)
+        else:
+            results = [array for array in arrays if array is not None]
+            key = tuple(array.tobytes() for array in results)
+        after = segment.next.get(key)
+        if after is None:
+            after = segment.next[key] = self._planner.resume(segment, results)
+            if len(segment.next) > MAX_CONTINUATIONS:
+                self._forget(segment.next.popitem(last=False)[1])
+            self._announce()
+        else:
+            segment.next.move_to_end(key)
+        self._prepare(after)
+        for index, name, dtype in after.results:
+            self._write(name, results[index], dtype)
+        return after
+
+    def _forget(self, segment: Segment) -> None:
+        self._bound.pop(segment, None)
+        for after in segment.next.values():
+            self._forget(after)
+
+    def _announce(self) -> None:
+        new = set(self._planner.fallen_back) - self._announced
+        self._announced |= new
+        for label in sorted(new):
+            _log.warning(
+                "%s runs on onnxruntime (%s): each run copies its tensors to the host and back",
+                label,
+                self._planner.fallen_back[label],
+            )
+
+    # ---- device memory
+
+    def _prepare(self, segment: Segment) -> None:
+        """Uploads constants, makes the arena large enough and presets every kernel's arguments."""
+        for key, array in segment.constants.items():
+            self._upload(key, array)
+        segment.constants.clear()
+        self._pool.ensure(segment.slot_bytes, segment.live)
+        bound = self._bound.get(segment)
+        if bound is None:
+            kernels = [self._handle.programs.kernel(launch.kernel) for launch in segment.launches]
+            bound = self._bound[segment] = _Bound(-1)
+            bound.calls = [
+                (kernel, launch.global_size, launch.local_size)
+                for kernel, launch in zip(kernels, segment.launches, strict=True)
+            ]
+        if bound.generation != self._pool.generation:
+            for (kernel, _, _), launch in zip(bound.calls, segment.launches, strict=True):
+                self._preset(kernel, launch)
+            bound.generation = self._pool.generation
+
+    def _preset(self, kernel: Any, launch: Launch) -> None:
+        for index, argument in enumerate(launch.args):
+            kernel.set_arg(index, self._resolve(argument) if isinstance(argument, Buf) else argument)
+
+    def _resolve(self, buf: Buf) -> Any:
+        buffer = self._buffer(buf.tensor)
+        return buffer[buf.offset_bytes :] if buf.offset_bytes else buffer
+
+    def _buffer(self, key: str) -> Any:
+        if key.startswith("slot:"):
+            return self._pool[int(key[5:])]
+        return self._constants[key]
+
+    def _upload(self, key: str, array: Array) -> None:
+        if key in self._constants:
+            return
+        flags = self._cl.mem_flags
+        size = max(array.nbytes, 16)
+        try:
+            buffer = self._cl.Buffer(self._handle.context, flags.READ_ONLY, size)
+        except self._cl.Error as error:
+            raise DeviceError(
+                f"no device memory for {size / 2**20:.1f} MiB of weights ({self._constant_bytes / 2**20:.1f} "
+                f"MiB held; {error}): close other sessions, or take a smaller model"
+            ) from error
+        if array.nbytes:
+            self._cl.enqueue_copy(self._queue, buffer, np.ascontiguousarray(array), is_blocking=True)
+        self._constants[key] = buffer
+        self._constant_bytes += size
+
+    def _write(self, key: str, array: Array, dtype: np.dtype[Any]) -> None:
+        array = np.ascontiguousarray(array, dtype)
+        if array.nbytes:
+            self._cl.enqueue_copy(self._queue, self._buffer(key), array, is_blocking=True)
+
+    def _read(self, value: Value) -> Array:
+        if value.host is not None:
+            return value.host
+        dtype = np.dtype(np.float32) if value.dtype == np.float64 else value.dtype
+        array = np.empty(value.shape, dtype)
+        if array.nbytes:
+            source = self._buffer(value.stores["plain"].key)
+            self._cl.enqueue_copy(self._queue, array, source, is_blocking=True)
+        return array.astype(value.dtype, copy=False)
+
+    # ---- running
+
+    def _execute(self, segment: Segment) -> int:
+        enqueue, queue = self._cl.enqueue_nd_range_kernel, self._queue
+        calls = self._bound[segment].calls
+        for kernel, global_size, local_size in calls:
+            enqueue(queue, kernel, global_size, local_size)
+        return len(calls)
+
+    def _read_outputs(self, segment: Segment) -> dict[str, Array]:
+        return {
+            info.name: np.array(self._read(value))
+            for info, value in zip(self._graph.outputs, segment.outputs, strict=True)
+        }

@@ -1,0 +1,83 @@
+"""The one public entry: a model in, a session out, whatever engine runs it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+from gpu_inference.errors import EngineError
+
+if TYPE_CHECKING:
+    from gpu_inference.graph.ir import Array, TensorInfo
+
+EngineName: TypeAlias = Literal["opencl", "onnxruntime"]
+
+
+class Session(Protocol):
+    """A loaded model. One thread at a time may use it."""
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """What `run` wants."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """What `run` returns."""
+        ...
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs the model once.
+
+        Args:
+            inputs: an array for each of `inputs`, with its dtype; the batch is the first dimension.
+
+        Returns:
+            An array for each of `outputs`.
+
+        Raises:
+            ModelError: an input is missing, unknown, or of the wrong dtype or shape.
+            DeviceError: the device has too little memory.
+        """
+        ...
+
+    def close(self) -> None:
+        """Gives all memory back; the session can't run afterwards. Closing twice is fine."""
+        ...
+
+
+def load(
+    model: str | os.PathLike[str] | bytes,
+    engine: EngineName = "opencl",
+    device: str | int | None = None,
+    fallback: bool = True,
+) -> Session:
+    """Loads an ONNX model.
+
+    Args:
+        model: path of an .onnx file, or its bytes.
+        engine: "opencl" for ours, "onnxruntime" for that one.
+        device: OpenCL device by index or by part of its name or vendor, None for the best one; for
+            onnxruntime the name of an execution provider.
+        fallback: nodes that our engine lacks run on onnxruntime, announced once; False raises instead.
+
+    Raises:
+        ModelError: the model is broken or asks for what the engine lacks.
+        DeviceError: no such device, no driver, or too little memory.
+
+    Example:
+        >>> import numpy as np, gpu_inference
+        >>> session = gpu_inference.load("model.onnx")  # doctest: +SKIP
+        >>> session.run({"x": np.zeros((1, 3, 224, 224), np.float32)})  # doctest: +SKIP
+    """
+    match engine:
+        case "opencl":
+            from gpu_inference.opencl.session import OpenCLSession
+
+            return OpenCLSession(model, device, fallback=fallback)
+        case "onnxruntime":
+            from gpu_inference.onnxruntime_engine import OnnxRuntimeSession
+
+            return OnnxRuntimeSession(model, None if device is None else str(device))
+    raise EngineError(f"no engine {engine!r}: take 'opencl' or 'onnxruntime'")
