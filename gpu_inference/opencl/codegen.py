@@ -213,8 +213,8 @@ class _Writer:
         if not general:
             return []
         lines = ["    int r = i;"]
-        for axis in range(len(self._dims) - 1, 0, -1):
-            lines.append(f"    const int k{axis} = r % d{axis}; r /= d{axis};")
+        inner = range(len(self._dims) - 1, 0, -1)
+        lines += [f"    const int k{axis} = r % d{axis}; r /= d{axis};" for axis in inner]
         lines.append("    const int k0 = r;")
         for number in general:
             terms = " + ".join(f"k{axis} * p{number}_{axis}" for axis in range(len(self._dims)))

@@ -155,7 +155,8 @@ _GENERAL: Final = (
 /* Convolution of up to three dimensions, plain layout: d input, e output, k filter, s stride, l dilation,
  * p pad. */
 __kernel void conv_general(__global const T* restrict x, __global const T* restrict w,
-                           __global const T* restrict bias, __global T* restrict y, const int has_bias, SIZES) {
+                           __global const T* restrict bias, __global T* restrict y, const int has_bias,
+                           SIZES) {
     DECODE;
     float sum = has_bias ? LOAD(bias, f) : 0.0f;
     for (int q = 0; q < cg; ++q)

@@ -30,7 +30,8 @@ _PRODUCT: Final = """
 #endif
 __kernel void product(__global const T* restrict a, __global const T* restrict b, __global T* restrict y,
                       const int total, const int m, const int n, const int k,
-                      const int a_row, const int a_col, const int b_row, const int b_col, const int d1, const int d2, const int d3,
+                      const int a_row, const int a_col, const int b_row, const int b_col,
+                      const int d1, const int d2, const int d3,
                       const int a0, const int a1, const int a2, const int a3,
                       const int b0, const int b1, const int b2, const int b3) {
     const int i = get_global_id(0);
