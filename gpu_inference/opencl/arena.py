@@ -23,10 +23,12 @@ class SlotPlan:
     Attributes:
         sizes: bytes of each slot.
         free: slots that hold nothing that is still needed.
+        fixed: slots that can't grow any more, since they hold something before the segment's first launch.
     """
 
     sizes: list[int] = field(default_factory=list)
     free: set[int] = field(default_factory=set)
+    fixed: set[int] = field(default_factory=set)
 
     def take(self, size_bytes: int) -> int:
         """A slot for `size_bytes`.
@@ -43,8 +45,8 @@ class SlotPlan:
         fitting = [slot for slot in self.free if self.sizes[slot] >= size]
         if fitting:
             slot = min(fitting, key=lambda s: (self.sizes[s], s))
-        elif self.free:
-            slot = max(self.free, key=lambda s: (self.sizes[s], -s))
+        elif self.free - self.fixed:
+            slot = max(self.free - self.fixed, key=lambda s: (self.sizes[s], -s))
             self.sizes[slot] = size
         else:
             slot = len(self.sizes)
@@ -58,7 +60,7 @@ class SlotPlan:
 
     def clone(self) -> SlotPlan:
         """An independent copy."""
-        return SlotPlan(list(self.sizes), set(self.free))
+        return SlotPlan(list(self.sizes), set(self.free), set(self.fixed))
 
     @property
     def total_bytes(self) -> int:

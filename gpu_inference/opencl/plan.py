@@ -132,6 +132,7 @@ class Planner:
         assert segment.state is not None
         state = segment.state.clone()
         after = Segment([], {}, [], state.live_slots())
+        state.slots.fixed = set(after.live)
         if segment.host_call is None:
             for value, array in zip(segment.reads, arrays, strict=True):
                 assert value is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, helper, numpy_helper
 
 from gpu_inference.errors import ModelError
 from gpu_inference.graph.ir import Array, Node
@@ -55,7 +55,7 @@ def _session(node: Node, arrays: list[Array | None]) -> Any:
             for name, array in zip(inputs, arrays, strict=True)
             if array is not None
         ],
-        [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in outputs if name],
+        [helper.make_empty_tensor_value_info(name) for name in outputs if name],
     )
     opsets = [helper.make_opsetid(node.domain, max(node.opset, 1))]
     if node.domain:
