@@ -170,6 +170,13 @@ class Builder:
         self._state.attach(value, layout, storage)
         return Buf(storage.key)
 
+    def scratch(self, shape: Shape, dtype: Any) -> tuple[Leaf, Buf]:
+        """Memory for a result that an expression of this node goes on with; freed after that."""
+        value = Value("", shape, np.dtype(dtype))
+        storage = self._state.allocate(value.nbytes)
+        self._state.attach(value, "plain", storage)
+        return Leaf(value), Buf(storage.key)
+
     def alias(self, index: int, source: int, shape: Sequence[int]) -> None:
         """The output is input `source` in another shape: nothing is copied."""
         x = self.value(source)

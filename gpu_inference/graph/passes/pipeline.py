@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from gpu_inference.graph.ir import Graph
+from gpu_inference.graph.passes.batch_norm import fuse_batch_norm, fuse_pads
 from gpu_inference.graph.passes.constants import fold_constants
 from gpu_inference.graph.passes.dead_code import remove_dead_code
+from gpu_inference.graph.passes.epilogues import fuse_epilogues
 
 
 def optimise(graph: Graph) -> Graph:
     """Rewrites `graph` in place, and returns it."""
     fold_constants(graph)
+    fuse_pads(graph)
+    fuse_batch_norm(graph)
+    fuse_epilogues(graph)
     remove_dead_code(graph)
     return graph

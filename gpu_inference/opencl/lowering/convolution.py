@@ -9,10 +9,11 @@ from typing import Final
 import numpy as np
 
 from gpu_inference.graph.ir import Node
+from gpu_inference.graph.passes.epilogues import RESIDUAL_INPUT
 from gpu_inference.opencl.builder import Builder
 from gpu_inference.opencl.conv import ConvShape, pack_bias, plan_conv
-from gpu_inference.opencl.epilogue import Epilogue
 from gpu_inference.opencl.launch import Kernel, Launch
+from gpu_inference.opencl.lowering.epilogues import epilogue_of, express, is_plain, residual_fits
 from gpu_inference.opencl.lowering.registry import Unsupported, lowers
 from gpu_inference.opencl.strided import fill
 
@@ -57,12 +58,11 @@ def window_of(node: Node, spatial: tuple[int, ...], kernel: tuple[int, ...]) -> 
 
 @lowers("Conv")
 def lower_conv(node: Node, builder: Builder) -> None:
-    """A convolution with what passes have fused into it: attribute "epilogue", input 3 the residual."""
+    """A convolution with what passes have fused into it (see graph.passes.epilogues)."""
     x, w = builder.shape(0), builder.shape(1)
     rank = len(x) - 2
     window = window_of(node, x[2:], w[2:])
     group = int(builder.attr("group", 1))
-    fused: Epilogue = builder.attr("epilogue", Epilogue())
     spatial = tuple(
         (d + b + a - e) // s + 1
         for d, b, a, e, s in zip(
@@ -76,8 +76,9 @@ def lower_conv(node: Node, builder: Builder) -> None:
         builder.launch(fill(y, math.prod(result), dtype.type(0)))
         return
     known = builder.maybe_known(1) is not None or builder.is_input(1)
-    if rank > 2 or rank < 1 or not known or dtype.name not in ("float32", "float64"):
-        _general(node, builder, window, result, group)
+    planned = rank in (1, 2) and known and dtype.name in ("float32", "float64")
+    if not planned or not residual_fits(node, builder, result):
+        _launch(builder, "conv_general", _GENERAL, window, result, group)
         return
     builder.known(1)
     if builder.has(2):
@@ -109,10 +110,10 @@ def lower_conv(node: Node, builder: Builder) -> None:
         groups=group,
         nchw=rank == 2 and x[1] <= 4 and group == 1 and not builder.is_nhwc(0) and kh * kw > 1,
     )
-    epilogue = Epilogue(builder.has(2), fused.residual, fused.activation, fused.p0, fused.p1)
+    epilogue = epilogue_of(node, builder.has(2))
     plan = plan_conv(shape, epilogue, builder.device)
     source = builder.buf(0, "plain" if shape.nchw else "nhwc")
-    residual = builder.buf(3, "nhwc") if fused.residual != "none" else None
+    residual = builder.buf(RESIDUAL_INPUT, "nhwc") if epilogue.residual != "none" else None
     weights = builder.packed(
         1,
         f"conv-{plan.packing}-{group}",
@@ -210,10 +211,6 @@ __kernel void conv_transposed(__global const T* restrict x, __global const T* re
 )
 
 
-def _general(node: Node, builder: Builder, window: Window, result: tuple[int, ...], group: int) -> None:
-    _launch(builder, "conv_general", _GENERAL, window, result, group)
-
-
 def _launch(
     builder: Builder, name: str, source: str, window: Window, result: tuple[int, ...], group: int
 ) -> None:
@@ -227,7 +224,11 @@ def _launch(
     numbers += window.before
     a, w = builder.buf(0), builder.buf(1)
     bias = builder.buf(2) if builder.has(2) else w
-    y = builder.output(0, result, dtype)
+    node = builder.node
+    if is_plain(node):
+        raw, y = None, builder.output(0, result, dtype)
+    else:
+        raw, y = builder.scratch(result, dtype)
     half = dtype.name == "float16"
     total = math.prod(result)
     builder.launch(
@@ -239,6 +240,8 @@ def _launch(
             flops=2.0 * total * x[1] // group * math.prod(window.kernel),
         )
     )
+    if raw is not None:
+        express(node, builder, raw, result, dtype)
 
 
 @lowers("ConvTranspose")
