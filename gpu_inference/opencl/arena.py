@@ -102,8 +102,10 @@ class SlotPool:
         import pyopencl as cl
 
         for slot, size in enumerate(sizes):
-            if slot < len(self._sizes) and (self._sizes[slot] >= size or slot in live):
+            if slot < len(self._sizes) and self._sizes[slot] >= size:
                 continue
+            if slot in live:
+                raise AssertionError(f"slot {slot} holds something and can't grow to {size} bytes")
             if slot < len(self._sizes):
                 self._buffers[slot].release()
             try:

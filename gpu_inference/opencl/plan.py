@@ -119,7 +119,7 @@ class Planner:
             inputs[name] = (storage.key, device_dtype(dtype))
         for name in shapes:
             state.release(state.values[name])
-        segment = Segment([], {}, [], state.live_slots(), inputs)
+        segment = Segment([], {}, [], set(), inputs)  # the inputs are written after the arena is made
         return self._walk(state, segment)
 
     def resume(self, segment: Segment, arrays: list[Array]) -> Segment:

@@ -67,7 +67,12 @@ class Network:
             positive = self.constant((1 + self.rng.random(o)).astype(np.float32))
             variance = self.constant((1 + self.rng.random(o)).astype(np.float32))
             x = self.add(
-                "BatchNormalization", x, positive, self.normal(o, scale=0.1), self.normal(o, scale=0.1), variance
+                "BatchNormalization",
+                x,
+                positive,
+                self.normal(o, scale=0.1),
+                self.normal(o, scale=0.1),
+                variance,
             )
         if residual is not None:
             x = self.add("Add", x, residual)
@@ -97,7 +102,9 @@ class Network:
         return bytes(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
 
 
-def resnet(blocks: tuple[int, ...] = (2, 2, 2, 2), bottleneck: bool = False, width: int = 64, size: int = 64) -> bytes:
+def resnet(
+    blocks: tuple[int, ...] = (2, 2, 2, 2), bottleneck: bool = False, width: int = 64, size: int = 64
+) -> bytes:
     """ResNet-18 (or 50 with (3, 4, 6, 3) and bottlenecks)."""
     net = Network((1, 3, size, size))
     x = net.conv("x", 3, width, 7, 2)
@@ -132,7 +139,15 @@ def mobilenet_v2(size: int = 64, width: float = 1.0) -> bytes:
 
     c = channels(32)
     x = net.conv("x", 3, c, 3, 2, act="Relu6")
-    plan = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
+    plan = [
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ]
     for expand, out, count, first in plan:
         for block in range(count):
             o, stride, inner = channels(out), first if block == 0 else 1, c * expand
@@ -152,7 +167,18 @@ def squeezenet(size: int = 64) -> bytes:
     net = Network((1, 3, size, size))
     x = net.conv("x", 3, 64, 3, 2, norm=False)
     c = 64
-    fires = [(16, 64), (16, 64), (0, 0), (32, 128), (32, 128), (0, 0), (48, 192), (48, 192), (64, 256), (64, 256)]
+    fires = [
+        (16, 64),
+        (16, 64),
+        (0, 0),
+        (32, 128),
+        (32, 128),
+        (0, 0),
+        (48, 192),
+        (48, 192),
+        (64, 256),
+        (64, 256),
+    ]
     x = net.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2])
     for squeeze, expand in fires:
         if not squeeze:
@@ -195,7 +221,11 @@ def vit_block(tokens: int = 50, width: int = 96, heads: int = 4) -> bytes:
 
     h = norm("x")
     q, k, v = (
-        net.add("Transpose", net.add("Reshape", net.linear(h, width, width), net.ints(0, tokens, heads, -1)), perm=p)
+        net.add(
+            "Transpose",
+            net.add("Reshape", net.linear(h, width, width), net.ints(0, tokens, heads, -1)),
+            perm=p,
+        )
         for p in ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
     )
     scale = net.constant(np.float32((width // heads) ** -0.5))
