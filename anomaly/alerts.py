@@ -137,10 +137,11 @@ class AlertMachine:
                 return []
             picked = np.flatnonzero(active)
         else:
-            # every reading of a sensor that is active or has an anomalous reading here
-            touched = np.zeros(len(state), np.bool_)
-            touched[rows[strange]] = True
-            picked = np.flatnonzero(touched[rows] | active)
+            # every reading of a sensor that is active, and from its first anomalous reading on of any other
+            odd = np.flatnonzero(strange)
+            first = np.full(len(state), len(rows))
+            first[rows[odd[::-1]]] = odd[::-1]
+            picked = np.flatnonzero(active | (np.arange(len(rows)) >= first[rows]))
         # a reading without a score changes nothing
         picked = picked[~np.isnan(verdict.ratio[picked])]
         if not len(picked):

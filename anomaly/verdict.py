@@ -42,16 +42,17 @@ def judge(scores: FloatArray, thresholds: FloatArray) -> Verdict:
         thresholds: float64 [k], positive.
     """
     n, k = scores.shape
+    columns = np.ascontiguousarray(scores.T)
     field = np.zeros(n, np.intp)
-    score = scores[:, 0].copy()
-    ratio = score / thresholds[0]
-    # column by column: argmax along an axis of 3 is six times as slow
+    ratio = columns[0] / thresholds[0]
+    gaps = bool(np.isnan(columns.max(initial=-np.inf)))
+    # column by column, and without a branch a reading: an argmax along an axis of 3 is six times as slow
     for j in range(1, k):
-        column = scores[:, j]
-        other = column / thresholds[j]
-        # true where `other` is larger or the only one of the two; false where it is NaN
-        worse = ~(other <= ratio) & ~np.isnan(other)
-        np.copyto(score, column, where=worse)
-        np.copyto(ratio, other, where=worse)
-        np.copyto(field, j, where=worse)
+        other = columns[j] / thresholds[j]
+        worse = other > ratio
+        if gaps:
+            worse |= np.isnan(ratio) & ~np.isnan(other)
+        np.maximum(field, np.multiply(worse, j, dtype=np.intp), out=field)
+        np.fmax(ratio, other, out=ratio)
+    score = columns.ravel().take(field * n + np.arange(n))
     return Verdict(scores, thresholds, field, score, ratio, ratio >= 1)

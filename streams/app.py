@@ -17,7 +17,14 @@ from streams.changelog import ChangelogTable
 from streams.checkpoint import Checkpointer, InputPartition
 from streams.chunk_fetcher import ChunkLimits
 from streams.config import KafkaConfig, StreamConfig, WorkerConfig
-from streams.emitter import BatchProducer, Emitter, InFlight, TransactionalEmitter
+from streams.emitter import (
+    MAX_IN_FLIGHT_BYTES,
+    MAX_STATE_IN_FLIGHT_BYTES,
+    BatchProducer,
+    Emitter,
+    InFlight,
+    TransactionalEmitter,
+)
 from streams.kafka import client_options
 from streams.records import ReadingBatch
 from streams.topics import ReadingTopic
@@ -72,7 +79,8 @@ class StreamApp(faust.App):  # type: ignore[misc]
         self.input_partitions: Mapping[str, int] = {}
         self.worker_config = worker
         self.exactly_once = worker.delivery == "exactly_once"
-        self.in_flight: InFlight | None = None
+        self._outputs = InFlight(MAX_IN_FLIGHT_BYTES)
+        self._state = InFlight(MAX_STATE_IN_FLIGHT_BYTES)
         self._shared_producer: BatchProducer | None = None
         self._tables_by_topic: dict[str, ChangelogTable] = {}
         self._limits = ChunkLimits(worker.chunk_max_messages, worker.chunk_max_bytes, worker.linger_ms)
@@ -160,8 +168,6 @@ class StreamApp(faust.App):  # type: ignore[misc]
             and tp not in self.checkpointer.partitions
             and not self.assignor.is_standby(tp)
         ]
-        if self.in_flight is None:
-            self.in_flight = InFlight()
         emitters = await asyncio.gather(*(self._new_emitter(tp) for tp in new))
         for tp, emitter in zip(new, emitters, strict=True):
             agents = [name for name, agent in self.agents.items() if tp.topic in agent.get_topic_names()]
@@ -178,7 +184,6 @@ class StreamApp(faust.App):  # type: ignore[misc]
         metrics.PARTITIONS.set(len(self.checkpointer.partitions))
 
     async def _new_emitter(self, tp: TP) -> Emitter:
-        assert self.in_flight is not None
         if self.exactly_once:
             producer = BatchProducer(
                 transactional_id=f"{self.conf.id}-{tp.topic}-{tp.partition}",
@@ -186,11 +191,11 @@ class StreamApp(faust.App):  # type: ignore[misc]
                 **self._kafka_options,
             )
             await producer.start()
-            return TransactionalEmitter(producer, self.in_flight)
+            return TransactionalEmitter(producer, self._outputs, self._state)
         if self._shared_producer is None:
             self._shared_producer = BatchProducer(**self._kafka_options)
             await self._shared_producer.start()
-        return Emitter(self._shared_producer, self.in_flight)
+        return Emitter(self._shared_producer, self._outputs, self._state)
 
     async def on_stop(self) -> None:
         """Close the producers, after the consumer has made its last checkpoint."""

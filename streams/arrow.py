@@ -45,10 +45,10 @@ def require_pyarrow() -> Any:
 class ArrowPredictions:
     """Writes the predictions for Arrow messages of readings as Arrow messages.
 
-    Columns: `index` int32 (row of the reading in its message), `source` string, `ts` float64 (s since the
-    epoch), `score` float64, `field` dictionary of strings, `is_anomaly` bool. What is the same for all rows
-    stands in the schema's metadata: `stream`, `model`, `version`, `topic`, `partition`, `offset`,
-    `latency_ms`. The id of a prediction is `<topic>/<partition>/<offset>.<index>/<model>`.
+    Columns: `index` int32 (row of the reading in its message), `source` dictionary of strings, `ts` float64
+    (s since the epoch), `score` float64, `field` dictionary of strings, `is_anomaly` bool. What is the same
+    for all rows stands in the schema's metadata: `stream`, `model`, `version`, `topic`, `partition`,
+    `offset`, `latency_ms`. The id of a prediction is `<topic>/<partition>/<offset>.<index>/<model>`.
     """
 
     def __init__(self, stream: StreamConfig, model: str, version: str) -> None:
@@ -59,7 +59,7 @@ class ArrowPredictions:
         self._schema = pa.schema(
             [
                 ("index", pa.int32()),
-                ("source", pa.string()),
+                ("source", pa.dictionary(pa.int32(), pa.string())),
                 ("ts", pa.float64()),
                 ("score", pa.float64()),
                 ("field", pa.dictionary(pa.int32(), pa.string())),
@@ -96,7 +96,7 @@ class ArrowPredictions:
         record = pa.RecordBatch.from_arrays(
             [
                 pa.array(index),
-                pa.array(distinct, pa.string()).take(pa.array(codes[rows])),
+                pa.DictionaryArray.from_arrays(pa.array(codes[rows]), pa.array(distinct, pa.string())),
                 pa.array(batch.ts[rows]),
                 pa.array(score),
                 pa.DictionaryArray.from_arrays(pa.array(field.astype(np.int32)), self._names),

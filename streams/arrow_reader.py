@@ -232,14 +232,16 @@ class ArrowReader:
 
     def _numbered(self, strings: Any) -> NDArray[np.int32]:
         strings.validate(full=True)
-        return np.fromiter(
-            (
+        texts = strings.to_numpy(zero_copy_only=False).tolist()
+        numbers = self._numbers
+        try:
+            return np.fromiter(map(numbers.__getitem__, texts), np.int32, len(texts))
+        except KeyError:  # a new id, or a bad one
+            codes = [
                 _NO_ID if not text else _LONG_ID if id_refusal(text, "") else self.number(text)
-                for text in strings.to_pylist()
-            ),
-            np.int32,
-            len(strings),
-        )
+                for text in texts
+            ]
+            return np.array(codes, np.int32)
 
     def _join_codes(self, parts: list[ArrowPart]) -> NDArray[np.int32]:
         strings = [part.strings for part in parts if part.codes is None]

@@ -23,8 +23,10 @@ from streams.produce_request import JoiningSender
 
 #: Bytes of one record batch; brokers take 1 MiB (`message.max.bytes`) by default, overhead included.
 MAX_BATCH_BYTES = 900_000
-#: Bytes that may be under way to the brokers before an agent has to wait.
+#: Bytes that may be under way to the brokers before an agent has to wait, and before a checkpoint has to.
+#: They have an account each: a checkpoint of much state would else hold the agents up.
 MAX_IN_FLIGHT_BYTES = 4 << 20
+MAX_STATE_IN_FLIGHT_BYTES = 1 << 20
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -115,7 +117,7 @@ class BatchProducer(AIOKafkaProducer):  # type: ignore[misc]
 class InFlight:
     """Bytes under way to the brokers, shared by the emitters of a process."""
 
-    def __init__(self, limit_bytes: int = MAX_IN_FLIGHT_BYTES) -> None:
+    def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.bytes = 0
         self._room = asyncio.Event()
@@ -143,12 +145,14 @@ class Emitter:
 
     Args:
         producer: a started producer, which may serve many emitters.
-        in_flight: the process's account of bytes under way.
+        outputs: the process's account of outputs under way.
+        state: the same for state.
     """
 
-    def __init__(self, producer: BatchProducer, in_flight: InFlight) -> None:
+    def __init__(self, producer: BatchProducer, outputs: InFlight, state: InFlight) -> None:
         self.producer = producer
-        self._in_flight = in_flight
+        self._outputs = outputs
+        self._state = state
         self._pending: list[asyncio.Future[RecordMetadata]] = []
 
     async def emit(
@@ -161,21 +165,35 @@ class Emitter:
     ) -> None:
         """Send outputs in order; returns once they are queued, not once they are stored."""
         if values:
-            self._pending += await self.send(topic, partition, keys, values, headers)
+            self._pending += await self._send(self._outputs, topic, partition, keys, values, headers)
 
-    async def send(
+    async def send_state(
+        self, topic: str, partition: int, items: Sequence[tuple[bytes, bytes]]
+    ) -> list[asyncio.Future[RecordMetadata]]:
+        """Send (key, value) in order, a bit at a time; returns a future for each record batch."""
+        futures: list[asyncio.Future[RecordMetadata]] = []
+        start = size = 0
+        for at, (_, value) in enumerate(items):
+            size += len(value)
+            if size >= MAX_STATE_IN_FLIGHT_BYTES // 2 or at == len(items) - 1:
+                keys, values = zip(*items[start : at + 1], strict=True)
+                futures += await self._send(self._state, topic, partition, keys, values)
+                start, size = at + 1, 0
+        return futures
+
+    async def _send(
         self,
+        account: InFlight,
         topic: str,
         partition: int,
         keys: Sequence[bytes | None],
         values: Sequence[bytes | None],
         headers: Sequence[Headers] | None = None,
     ) -> list[asyncio.Future[RecordMetadata]]:
-        """Send messages in order that the caller follows up: a future for each record batch."""
-        await self._in_flight.wait_for_room()
+        await account.wait_for_room()
         futures = []
         for future, size in await self.producer.append_batches(topic, partition, keys, values, headers):
-            self._in_flight.add(future, size)
+            account.add(future, size)
             futures.append(future)
         return futures
 
@@ -199,17 +217,9 @@ class TransactionalEmitter(Emitter):
     fences all before it, and aborts what they left open.
     """
 
-    async def send(
-        self,
-        topic: str,
-        partition: int,
-        keys: Sequence[bytes | None],
-        values: Sequence[bytes | None],
-        headers: Sequence[Headers] | None = None,
-    ) -> list[asyncio.Future[RecordMetadata]]:
-        """Send messages in the running transaction, beginning one where there is none."""
+    async def _send(self, *what: Any) -> list[asyncio.Future[RecordMetadata]]:
         await self._begin()
-        return await super().send(topic, partition, keys, values, headers)
+        return await super()._send(*what)
 
     async def _begin(self) -> None:
         if not self.producer._txn_manager.is_in_transaction():

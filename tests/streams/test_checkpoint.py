@@ -44,7 +44,7 @@ class Emitted:
     def take_pending(self) -> list[Any]:
         return []
 
-    async def send(self, *what: Any) -> list[Any]:
+    async def send_state(self, *what: Any) -> list[Any]:
         self.sent.append(what)
         stored: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         stored.set_result(type("Stored", (), {"offset": 0}))
