@@ -31,7 +31,8 @@ def direct_choices(shape: ConvShape, device: DeviceTraits) -> list[ConvChoice]:
     """Strips of pixels for the device; CPUs have 32 vector registers, GPUs want many work-items."""
     if device.is_cpu:
         vector = 16 if device.simd_width >= 16 else 8
-        return [ConvChoice("direct", px=px, vector=vector) for px in (4, 6, 8, 12) if px < 2 * shape.ow + 2]
+        pixels = [px for px in (4, 6, 8, 12) if px == 4 or px < 2 * shape.ow + 2]
+        return [ConvChoice("direct", px=px, vector=vector) for px in pixels]
     return [ConvChoice("direct", px=px, vector=4) for px in (1, 2, 4)]
 
 

@@ -23,7 +23,7 @@ def commands(group: Any, path: str = "") -> set[str]:
 def test_the_page_lists_exactly_the_commands_that_there_are() -> None:
     table = PAGE.split("## Commands")[1].split("###")[0]
     first_cells = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
-    listed = {name for cell in first_cells for name in re.findall(r"`([a-z ]+)`", cell)}
+    listed = {name for cell in first_cells for name in re.findall(r"`([a-z -]+)`", cell)}
     assert listed == commands(typer.main.get_command(app))
 
 

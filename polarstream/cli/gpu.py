@@ -1,0 +1,212 @@
+"""`devices`, `tune`, `profile`, `gpu-report`: the OpenCL engine on this machine's cards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from polarstream.cli.options import JsonOption, examples
+from polarstream.cli.output import print_json, print_table, progress_bar, size
+from streams.errors import Stop, UsageError
+
+if TYPE_CHECKING:
+    from gpu_inference.opencl.session import OpenCLSession
+
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="Index, or part of the name, vendor or platform (default: the best).",
+    ),
+]
+BatchOption = Annotated[int, typer.Option(min=1, help="Size of free dimensions, the batch among them.")]
+ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx file.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command(epilog=examples("polarstream devices", "polarstream devices --json"))(devices)
+    app.command(
+        epilog=examples(
+            "polarstream tune model.onnx", "polarstream tune model.onnx --batch 8 --device gfx803"
+        )
+    )(tune)
+    app.command(
+        epilog=examples(
+            "polarstream profile model.onnx", "polarstream profile model.onnx --batch 8 --trace trace.json"
+        )
+    )(profile)
+    app.command(
+        "gpu-report", epilog=examples("polarstream gpu-report", "polarstream gpu-report --out rx580.json")
+    )(gpu_report)
+
+
+@contextmanager
+def _engine_errors() -> Iterator[None]:
+    """What an engine says is for the user, as any error of ours."""
+    from gpu_inference.errors import EngineError
+
+    try:
+        yield
+    except EngineError as error:
+        raise Stop(str(error)) from error
+
+
+@contextmanager
+def _opened(model: Path, device: str | None) -> Iterator[OpenCLSession]:
+    if not model.is_file():
+        raise UsageError(f"there is no file '{model}': name an .onnx file")
+    from gpu_inference.opencl.session import OpenCLSession
+
+    with _engine_errors():
+        session = OpenCLSession(model, device)
+        try:
+            yield session
+        finally:
+            session.close()
+
+
+def devices(json: JsonOption = False) -> int:
+    """List the OpenCL devices of this machine, and what is known to be wrong with them.
+
+    Exit code 70, with what to install, where there is no driver.
+    """
+    from gpu_inference.devices import INSTALL_HINT, list_devices
+
+    with _engine_errors():
+        found = list_devices()
+    if json:
+        print_json([msgspec.to_builtins(device) | {"is_rx580": device.is_rx580} for device in found])
+        return 0 if found else 70
+    if not found:
+        raise Stop(f"there is an OpenCL platform, but no device: {INSTALL_HINT}")
+    print_table(
+        ("INDEX", "NAME", "PLATFORM", "DRIVER", "UNITS", "WAVE", "MEMORY", "RX 580"),
+        [
+            (
+                device.index,
+                device.name,
+                device.platform,
+                device.driver,
+                device.traits.compute_units,
+                device.traits.simd_width,
+                size(device.memory_bytes),
+                device.is_rx580,
+            )
+            for device in found
+        ],
+    )
+    for device in found:
+        for problem in device.problems:
+            print(f"{device.index}: {problem}")
+    return 0
+
+
+def tune(
+    model: ModelArgument,
+    batch: BatchOption = 1,
+    device: DeviceOption = None,
+    again: Annotated[bool, typer.Option("--again", help="Also what was tuned before.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Time the candidates of every convolution and product of a model, and keep the best for later runs."""
+    from polarstream.gpu_report import example_inputs
+
+    with (
+        _opened(model, device) as session,
+        progress_bar("tuning", show=not json) as move,
+    ):
+        inputs = example_inputs(session.inputs, batch)
+        count = session.tune(inputs, lambda done, of: move(done, of, ""), again=again)
+    if json:
+        print_json({"model": str(model), "batch": batch, "timed": count})
+    else:
+        print(f"{count} problems timed; the choices are kept for this device and driver")
+
+
+def profile(
+    model: ModelArgument,
+    batch: BatchOption = 1,
+    device: DeviceOption = None,
+    top: Annotated[int, typer.Option(min=1, help="Rows to show, the slowest first.")] = 25,
+    trace: Annotated[Path | None, typer.Option(help="Write a Chrome trace (chrome://tracing) here.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show where a model's time goes: device time, GFLOP/s and GB/s of each kernel launch."""
+    from gpu_inference.devices import pick_device
+    from polarstream.gpu_report import chrome_trace, example_inputs, profile_model
+
+    with _opened(model, device) as session:
+        found = profile_model(session, example_inputs(session.inputs, batch), pick_device(device))
+    if trace is not None:
+        trace.write_bytes(msgspec.json.encode(chrome_trace(found)))
+    if json:
+        print_json(found)
+        return
+    rows = sorted(found.launches, key=lambda launch: -launch.time_us)[:top]
+    print_table(
+        ("NODE", "KERNEL", "µs", "SHARE", "GFLOP/s", "OF PEAK", "GB/s", "OF PEAK"),
+        [
+            (
+                launch.node,
+                launch.kernel,
+                f"{launch.time_us:.1f}",
+                f"{launch.time_us / found.total_us:.1%}",
+                f"{launch.flops / launch.time_us / 1e3:.0f}",
+                f"{launch.flops / launch.time_us / 1e3 / found.peak_gflops:.0%}",
+                f"{launch.bytes / launch.time_us / 1e3:.0f}",
+                f"{launch.bytes / launch.time_us / 1e3 / found.peak_gbps:.0%}",
+            )
+            for launch in rows
+        ],
+    )
+    print(
+        f"{len(found.launches)} launches, {found.total_us / 1e3:.3f} ms on the device, "
+        f"{size(found.arena_bytes)} of intermediate tensors, {size(found.constant_bytes)} of weights; "
+        f"peak measured {found.peak_gflops:.0f} GFLOP/s, {found.peak_gbps:.0f} GB/s"
+    )
+
+
+def gpu_report(
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("gpu-report.json"),
+    device: DeviceOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Measure a card once: right results, tuned times of standard models, share of its peak.
+
+    Writes one file that you may send us. Exit code 1 where a result is wrong.
+    """
+    from polarstream.gpu_report import measure_device
+
+    with _engine_errors(), progress_bar("measuring", show=not json) as move:
+        report = measure_device(device, move)
+    out.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    if json:
+        print_json(report)
+    else:
+        print(f"{report.device.name}, {report.device.platform} {report.device.driver}")
+        print(f"peak         {report.peak_gflops:.0f} GFLOP/s, {report.peak_gbps:.0f} GB/s measured")
+        print_table(
+            ("MODEL", "BATCH", "ms", "GFLOP/s", "OF PEAK", "UNTUNED ms", "LARGEST ERROR", "RIGHT"),
+            [
+                (
+                    one.model,
+                    one.batch,
+                    f"{one.tuned_ms:.2f}",
+                    f"{one.gflops:.0f}",
+                    f"{one.gflops / report.peak_gflops:.0%}",
+                    f"{one.untuned_ms:.2f}",
+                    f"{one.error:.1e}",
+                    one.right,
+                )
+                for one in report.models
+            ],
+        )
+        print(f"written to {out}")
+    return int(not all(one.right for one in report.models))

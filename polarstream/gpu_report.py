@@ -1,0 +1,225 @@
+"""What `polarstream tune`, `profile` and `gpu-report` measure."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+import gpu_inference
+from gpu_inference import standard_models
+from gpu_inference.devices import pick_device
+
+if TYPE_CHECKING:
+    from gpu_inference import TensorInfo
+    from gpu_inference.devices import DeviceInfo
+    from gpu_inference.opencl.session import OpenCLSession
+
+#: Results may differ from onnxruntime's by so much of the largest output.
+TOLERANCE = 1e-3
+_REPEATS = 20
+
+
+class LaunchShare(msgspec.Struct):
+    """One kernel launch of a profile; `flops` and `bytes` are 0 where nobody counted them."""
+
+    node: str
+    kernel: str
+    source: str
+    time_us: float
+    flops: float
+    bytes: float
+
+
+class Profile(msgspec.Struct):
+    """Where a model's time on the device goes, and what the device reaches at best."""
+
+    launches: list[LaunchShare]
+    total_us: float
+    arena_bytes: int
+    constant_bytes: int
+    peak_gflops: float
+    peak_gbps: float
+
+
+class DeviceSummary(msgspec.Struct):
+    """The card, as its driver tells of it."""
+
+    name: str
+    vendor: str
+    platform: str
+    driver: str
+    version: str
+    memory_bytes: int
+    compute_units: int
+    kind: str
+    problems: list[str]
+
+
+class ModelTimes(msgspec.Struct):
+    """One standard model: milliseconds without copies, and the largest error against onnxruntime."""
+
+    model: str
+    batch: int
+    untuned_ms: float
+    tuned_ms: float
+    gflops: float
+    launches: int
+    error: float
+    right: bool
+
+
+class GpuReport(msgspec.Struct):
+    """What an owner sends us of his card."""
+
+    polarstream: str
+    device: DeviceSummary
+    peak_gflops: float
+    peak_gbps: float
+    models: list[ModelTimes]
+
+
+def example_inputs(inputs: Iterable[TensorInfo], batch: int) -> dict[str, np.ndarray[Any, Any]]:
+    """Random arrays for a model's inputs; every free dimension becomes `batch`."""
+    chance = np.random.default_rng(0)
+    made: dict[str, np.ndarray[Any, Any]] = {}
+    for info in inputs:
+        shape = tuple(batch if size is None else size for size in info.shape or ())
+        floating = np.issubdtype(info.dtype, np.floating)
+        values = chance.standard_normal(shape) if floating else chance.integers(0, 2, shape)
+        made[info.name] = np.asarray(values).astype(info.dtype)
+    return made
+
+
+def profile_model(
+    session: OpenCLSession, inputs: dict[str, np.ndarray[Any, Any]], device: DeviceInfo
+) -> Profile:
+    """Measure every launch of one run, and the peak of the session's device."""
+    from gpu_inference.opencl.peak import measure_peak
+
+    launches = [
+        LaunchShare(t.node, t.kernel, t.source, t.time_us, t.flops, t.bytes) for t in session.profile(inputs)
+    ]
+    report = session.report
+    total = sum(launch.time_us for launch in launches)
+    gflops, gbps = measure_peak(device)
+    return Profile(launches, total, report.arena_bytes, report.constant_bytes, gflops, gbps)
+
+
+def chrome_trace(profile: Profile) -> list[dict[str, Any]]:
+    """The launches one after another, in Chrome's trace event format."""
+    events: list[dict[str, Any]] = []
+    at = 0.0
+    for launch in profile.launches:
+        events.append(
+            {
+                "name": launch.node or launch.kernel,
+                "cat": launch.kernel,
+                "ph": "X",
+                "ts": at,
+                "dur": launch.time_us,
+                "pid": 1,
+                "tid": 1,
+                "args": {"kernel": launch.kernel, "flops": launch.flops, "bytes": launch.bytes},
+            }
+        )
+        at += launch.time_us
+    return events
+
+
+def measure_device(wanted: str | None, progress: Callable[[float, float, str], None]) -> GpuReport:
+    """Measure a device.
+
+    Args:
+        wanted: index or part of a name; None for the best.
+        progress: called with (done, of, what is going on).
+
+    Raises:
+        DeviceError: there is no such device, or it is too small.
+    """
+    from gpu_inference.opencl.peak import measure_peak
+
+    info = pick_device(wanted)
+    small = info.traits.is_cpu
+    cases = [
+        (f"{name} {size}x{size}", make(size), batch)
+        for name, make, size in (
+            ("ResNet-50", _resnet50, 64 if small else 224),
+            ("MobileNetV2", standard_models.mobilenet_v2, 64 if small else 224),
+        )
+        for batch in ((1,) if small else (1, 8))
+    ]
+    progress(0, len(cases) + 1, "peak")
+    gflops, gbps = measure_peak(info)
+    models = []
+    for number, (name, model, batch) in enumerate(cases, 1):
+        progress(number, len(cases) + 1, f"{name}, batch {batch}")
+        models.append(_measure_model(name, model, batch, info.index))
+    progress(len(cases) + 1, len(cases) + 1, "done")
+    from importlib.metadata import version
+
+    summary = DeviceSummary(
+        info.name,
+        info.vendor,
+        info.platform,
+        info.driver,
+        info.version,
+        info.memory_bytes,
+        info.traits.compute_units,
+        info.traits.kind,
+        list(info.problems),
+    )
+    return GpuReport(version("polarstream"), summary, gflops, gbps, models)
+
+
+def _resnet50(size: int) -> bytes:
+    return standard_models.resnet((3, 4, 6, 3), bottleneck=True, size=size)
+
+
+def _measure_model(name: str, model: bytes, batch: int, device: int) -> ModelTimes:
+    from gpu_inference.opencl.session import OpenCLSession
+
+    session = OpenCLSession(model, device)
+    reference = gpu_inference.load(model, engine="onnxruntime")
+    try:
+        inputs = example_inputs(session.inputs, batch)
+        wanted = reference.run(inputs)
+        untuned = _time_ms(session, inputs)
+        session.tune(inputs)
+        tuned = _time_ms(session, inputs)
+        got = session.fetch()
+        error = max(
+            float(np.abs(got[key] - want).max() / max(float(np.abs(want).max()), 1e-30))
+            for key, want in wanted.items()
+        )
+        flops = sum(launch.flops for launch in session.profile(inputs, repeats=1))
+        return ModelTimes(
+            name,
+            batch,
+            untuned,
+            tuned,
+            flops / tuned / 1e6,
+            session.report.launches,
+            error,
+            bool(error <= TOLERANCE),
+        )
+    finally:
+        session.close()
+        reference.close()
+
+
+def _time_ms(session: OpenCLSession, inputs: dict[str, np.ndarray[Any, Any]]) -> float:
+    """Median milliseconds of a run whose inputs lie on the device."""
+    session.upload(inputs)
+    times = []
+    for number in range(_REPEATS + 2):
+        started = time.perf_counter()
+        session.replay()
+        session.finish()
+        if number >= 2:
+            times.append((time.perf_counter() - started) * 1e3)
+    return statistics.median(times)

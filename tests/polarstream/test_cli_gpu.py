@@ -1,0 +1,103 @@
+"""`devices`, `tune`, `profile` and `gpu-report`, on whatever OpenCL device there is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from gpu_inference import DeviceError, devices, standard_models
+from tests.e2e.cli import Cli
+
+
+def has_device() -> bool:
+    try:
+        return bool(devices.list_devices())
+    except DeviceError:
+        return False
+
+
+needs_device = pytest.mark.skipif(
+    not has_device(), reason="no OpenCL device: apt install pocl-opencl-icd gives one on the processor"
+)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    return Cli(tmp_path, POLARSTREAM_CACHE=str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    path = tmp_path / "small.onnx"
+    path.write_bytes(standard_models.mobilenet_v2(size=32, width=0.25))
+    return str(path)
+
+
+@needs_device
+def test_devices_lists_what_there_is(cli: Cli) -> None:
+    shown = cli.run("devices")
+    assert shown.returncode == 0
+    assert devices.list_devices()[0].name in shown.stdout
+    (first, *_) = json.loads(cli.run("devices", "--json").stdout)
+    assert first["index"] == 0
+    assert first["traits"]["compute_units"] >= 1
+    assert first["is_rx580"] == (first["traits"]["kind"] == "gfx803")
+
+
+def test_a_machine_without_a_driver_is_told_what_to_install(cli: Cli) -> None:
+    gone: Callable[[], None] = mock.Mock(side_effect=DeviceError(f"no OpenCL: {devices.INSTALL_HINT}"))
+    with mock.patch.object(devices, "list_devices", gone):
+        shown = cli.run("devices")
+    assert shown.returncode == 70
+    assert "RUSTICL_ENABLE=radeonsi" in shown.stderr
+    assert "apt install mesa-opencl-icd" in shown.stderr
+
+
+@needs_device
+def test_an_unknown_device_is_refused_with_those_that_there_are(cli: Cli, model: str) -> None:
+    shown = cli.run("tune", model, "--device", "no such card")
+    assert shown.returncode == 70
+    assert devices.list_devices()[0].name in shown.stderr
+
+
+def test_a_file_that_is_not_there_is_a_wrong_usage(cli: Cli) -> None:
+    shown = cli.run("profile", "nothing.onnx")
+    assert shown.returncode == 2
+    assert "there is no file 'nothing.onnx'" in shown.stderr
+
+
+@needs_device
+def test_tuning_is_kept(cli: Cli, model: str) -> None:
+    first = json.loads(cli.run("tune", model, "--json").stdout)
+    assert first["timed"] > 0
+    assert json.loads(cli.run("tune", model, "--json").stdout)["timed"] == 0
+
+
+@needs_device
+def test_a_profile_has_every_launch_with_its_time(cli: Cli, model: str, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    found = json.loads(cli.run("profile", model, "--json", "--trace", str(trace)).stdout)
+    assert found["total_us"] == pytest.approx(sum(one["time_us"] for one in found["launches"]))
+    assert found["peak_gflops"] > 0
+    assert found["peak_gbps"] > 0
+    assert any(one["flops"] > 0 for one in found["launches"])
+    events = json.loads(trace.read_text())
+    assert [event["dur"] for event in events] == [one["time_us"] for one in found["launches"]]
+    shown = cli.run("profile", model, "--top", "3")
+    assert f"{len(found['launches'])} launches" in shown.stdout
+    assert len(shown.stdout.splitlines()) == 5
+
+
+@needs_device
+@pytest.mark.slow
+def test_a_gpu_report_is_right_and_written(cli: Cli, tmp_path: Path) -> None:
+    shown = cli.run("gpu-report", "--out", str(tmp_path / "report.json"))
+    assert shown.returncode == 0, shown.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["device"]["name"] in shown.stdout
+    assert {one["model"].split()[0] for one in report["models"]} == {"ResNet-50", "MobileNetV2"}
+    assert all(one["right"] and one["tuned_ms"] > 0 for one in report["models"])
