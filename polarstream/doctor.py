@@ -177,9 +177,20 @@ def check_broker(config: Config) -> Check:
 
 
 def check_devices() -> Check:
-    """OpenCL drivers that are installed; detectors run on the processor and need none."""
-    vendors = Path("/etc/OpenCL/vendors")
-    names = sorted(p.stem for p in vendors.glob("*.icd")) if vendors.is_dir() else []
-    if names:
-        return Check("devices", "ok", f"OpenCL drivers: {', '.join(names)}")
-    return Check("devices", "ok", "no OpenCL driver; anomaly detection runs on the processor and needs none")
+    """OpenCL devices, which models on frames run on; detectors run on the processor and need none."""
+    from gpu_inference.devices import list_devices
+    from gpu_inference.errors import DeviceError
+
+    try:
+        found = list_devices()
+    except DeviceError as error:
+        return Check(
+            "devices", "ok", "no OpenCL; anomaly detection needs none", f"for models on a GPU: {error}"
+        )
+    faults = [f"{device.name}: {problem}" for device in found for problem in device.problems]
+    names = (
+        ", ".join(f"{device.name} ({device.platform})" for device in found) or "an OpenCL driver, no device"
+    )
+    if faults:
+        return Check("devices", "warn", names, "; ".join(faults))
+    return Check("devices", "ok", names)
