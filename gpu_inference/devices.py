@@ -63,6 +63,8 @@ class DeviceHandle:
         self.device = device
         self.traits = traits_of(device)
         self.programs = ProgramCache(self.context)
+        self.driver = f"{device.platform.name} {device.driver_version}"
+        self.memory_bytes = int(device.global_mem_size)
 
 
 _lock = threading.Lock()

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from gpu_inference.graph.ir import Array, Node
+from gpu_inference.opencl.choices import Choices
 from gpu_inference.opencl.codegen import Operand, elementwise
 from gpu_inference.opencl.expression import Expr, Leaf, Scalar, expr_dtype, leaves, steps
 from gpu_inference.opencl.launch import Buf, Launch
@@ -58,6 +59,7 @@ class Recording:
 
     Attributes:
         device: what the launches will run on.
+        choices: which kernel variants to take.
         uploaded: keys of constants that the device has already.
         launches: in order.
         constants: new ones by key, as they go to the device.
@@ -65,6 +67,7 @@ class Recording:
     """
 
     device: DeviceTraits
+    choices: Choices
     uploaded: Container[str] = ()
     launches: list[Launch] = field(default_factory=list)
     constants: dict[str, Array] = field(default_factory=dict)
@@ -91,6 +94,11 @@ class Builder:
     def device(self) -> DeviceTraits:
         """What the launches will run on."""
         return self._recording.device
+
+    @property
+    def choices(self) -> Choices:
+        """Which kernel variants to take."""
+        return self._recording.choices
 
     # ---- inputs
 

@@ -19,6 +19,7 @@ from gpu_inference.errors import ModelError
 from gpu_inference.graph import folding
 from gpu_inference.graph.ir import Array, Graph, Node
 from gpu_inference.opencl.builder import Builder, HostCall, NeedsValue, Recording
+from gpu_inference.opencl.choices import Choices
 from gpu_inference.opencl.launch import Launch
 from gpu_inference.opencl.lowering.registry import Unsupported, lowering_of
 from gpu_inference.opencl.lowering.through_onnxruntime import lower_through_onnxruntime
@@ -77,12 +78,20 @@ class Planner:
         device: what the launches will run on.
         uploaded: keys of constants that are on the device already; the session adds to it.
         fallback: nodes that have no lowering run on onnxruntime instead of raising.
+        choices: which kernel variants to take; None for the cost model's.
     """
 
     def __init__(
-        self, graph: Graph, device: DeviceTraits, uploaded: Container[str] = (), *, fallback: bool = False
+        self,
+        graph: Graph,
+        device: DeviceTraits,
+        uploaded: Container[str] = (),
+        *,
+        fallback: bool = False,
+        choices: Choices | None = None,
     ) -> None:
         self._graph, self._device, self._uploaded = graph, device, uploaded
+        self._choices = choices or Choices(device)
         self._uses: dict[str, int] = Counter(name for node in graph.nodes for name in node.inputs if name)
         for output in graph.outputs:
             self._uses[output.name] = self._uses.get(output.name, 0) + 1
@@ -109,6 +118,7 @@ class Planner:
                 state.values[name] = value
         inputs = {}
         for name, (shape, dtype) in shapes.items():
+            # one use more than there are: inputs stay where they are, so that a run can be repeated
             value = Value(name, shape, dtype, self._uses.get(name, 0) + 1)
             value.from_caller = True
             state.values[name] = value
@@ -117,8 +127,6 @@ class Planner:
             storage = state.allocate(value.nbytes)
             state.attach(value, "plain", storage)
             inputs[name] = (storage.key, device_dtype(dtype))
-        for name in shapes:
-            state.release(state.values[name])
         segment = Segment([], {}, [], set(), inputs)  # the inputs are written after the arena is made
         return self._walk(state, segment)
 
@@ -156,7 +164,9 @@ class Planner:
         return self._walk(state, after)
 
     def _walk(self, state: State, segment: Segment) -> Segment:
-        recording = Recording(self._device, self._uploaded, segment.launches, segment.constants)
+        recording = Recording(
+            self._device, self._choices, self._uploaded, segment.launches, segment.constants
+        )
         nodes = self._graph.nodes
         while state.position < len(nodes):
             node = nodes[state.position]

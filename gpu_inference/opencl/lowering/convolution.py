@@ -111,7 +111,7 @@ def lower_conv(node: Node, builder: Builder) -> None:
         nchw=rank == 2 and x[1] <= 4 and group == 1 and not builder.is_nhwc(0) and kh * kw > 1,
     )
     epilogue = epilogue_of(node, builder.has(2))
-    plan = plan_conv(shape, epilogue, builder.device)
+    plan = plan_conv(shape, epilogue, builder.device, builder.choices.conv(shape, epilogue))
     source = builder.buf(0, "plain" if shape.nchw else "nhwc")
     residual = builder.buf(RESIDUAL_INPUT, "nhwc") if epilogue.residual != "none" else None
     weights = builder.packed(

@@ -156,7 +156,7 @@ def _planned(
         bias_strides=bias_strides,
     )
     epilogue = epilogue_of(node, builder.has(2))
-    plan = plan_gemm(shape, epilogue, builder.device)
+    plan = plan_gemm(shape, epilogue, builder.device, builder.choices.gemm(shape, epilogue))
     x = builder.buf(0)
     if constant:
         name = f"gemm-{plan.packing}{int(product.trans_b)}"
