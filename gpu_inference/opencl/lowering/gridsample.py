@@ -20,7 +20,9 @@ def lower_grid_sample(node: Node, builder: Builder) -> None:
     shape, grid, dtype = builder.shape(0), builder.shape(1), builder.dtype(0)
     dims = len(shape) - 2
     if dtype.kind != "f" or builder.dtype(1) != dtype or dims not in (2, 3):
-        raise Unsupported(f"GridSample of {dtype} with {dims} spatial dimensions at {builder.dtype(1)} positions")
+        raise Unsupported(
+            f"GridSample of {dtype} with {dims} spatial dimensions at {builder.dtype(1)} positions"
+        )
     mode = str(builder.attr("mode", "linear"))
     padding = str(builder.attr("padding_mode", "zeros"))
     positions = math.prod(grid[1:-1])

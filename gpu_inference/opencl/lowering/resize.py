@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -83,7 +84,7 @@ def coordinates(axis: AxisResize, mode: str) -> Floats:
     raise Unsupported(f"Resize with coordinate_transformation_mode {mode!r}")
 
 
-_ROUNDING: Final = {
+_ROUNDING: Final[dict[str, Callable[[Floats], Floats]]] = {
     "round_prefer_floor": lambda x: np.ceil(x - 0.5),
     "round_prefer_ceil": lambda x: np.floor(x + 0.5),
     "floor": np.floor,
@@ -123,10 +124,10 @@ def taps_of(node: Node, axis: AxisResize) -> Taps:
         index, weight = index[:, used], weight[:, used]
     else:
         raise Unsupported(f"Resize with mode {mode!r}")
-    index = np.clip(index, 0, axis.size - 1).astype(np.int32)
+    clamped: NDArray[np.int32] = np.clip(index, 0, axis.size - 1).astype(np.int32)
     if transformation == "tf_crop_and_resize":
-        index[(x < 0) | (x > axis.size - 1)] = -1
-    return Taps(index, weight.astype(np.float32))
+        clamped[(x < 0) | (x > axis.size - 1)] = -1
+    return Taps(clamped, weight.astype(np.float32))
 
 
 def resized_axes(node: Node, builder: Builder) -> list[AxisResize]:
