@@ -199,3 +199,16 @@ def test_tuning_measures_each_problem_once_and_changes_no_result(
     np.testing.assert_allclose(session.run(x)["y"], want, rtol=1e-6)
     session.close()
     assert (tmp_path / "tuning.json").is_file()
+
+
+def test_relu_after_an_integer_product_keeps_integers() -> None:
+    nodes = [
+        node("Cast", "x", "i", to=TensorProto.INT32),
+        node("MatMul", "i w", "p"),
+        node("Relu", "p", "y"),
+    ]
+    w = np.int32([[1, -2], [3, 4]])
+    session = OpenCLSession(model_of(nodes, {"y": TensorProto.INT32}, {"w": w}), fallback=False)
+    x = np.float32([[-5, 2], [7, -1]])
+    np.testing.assert_array_equal(session.run({"x": x})["y"], np.maximum(x.astype(np.int32) @ w, 0))
+    session.close()

@@ -51,6 +51,8 @@ def express(node: Node, builder: Builder, raw: Expr, shape: Shape, dtype: np.dty
     if residual == "before":
         result = Apply("{0} + {1}", (result, builder.expr(RESIDUAL_INPUT, wide)), dtype)
     if kind != "none":
+        if dtype.kind != "f":  # fmax of an int and a float is ambiguous in OpenCL C
+            result = Apply("{0}", (result,), FLOAT)
         result = Apply(_TEMPLATES[kind], (result, Scalar(p0, FLOAT), Scalar(p1, FLOAT)), dtype)
     if residual == "after":
         result = Apply("{0} + {1}", (result, builder.expr(RESIDUAL_INPUT, wide)), dtype)
