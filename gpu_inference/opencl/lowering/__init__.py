@@ -2,6 +2,7 @@
 
 from gpu_inference.opencl.lowering import (
     convolution,
+    detection,
     elementwise,
     gridsample,
     movement,
@@ -10,10 +11,12 @@ from gpu_inference.opencl.lowering import (
     reductions,
     resize,
     scatter,
+    topk,
 )
 
 __all__ = [
     "convolution",
+    "detection",
     "elementwise",
     "gridsample",
     "movement",
@@ -22,4 +25,5 @@ __all__ = [
     "reductions",
     "resize",
     "scatter",
+    "topk",
 ]
