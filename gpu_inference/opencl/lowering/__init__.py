@@ -6,11 +6,13 @@ from gpu_inference.opencl.lowering import (
     elementwise,
     gridsample,
     movement,
+    normalization,
     pooling,
     products,
     reductions,
     resize,
     scatter,
+    softmax,
     topk,
 )
 
@@ -20,10 +22,12 @@ __all__ = [
     "elementwise",
     "gridsample",
     "movement",
+    "normalization",
     "pooling",
     "products",
     "reductions",
     "resize",
     "scatter",
+    "softmax",
     "topk",
 ]

@@ -10,6 +10,7 @@ from onnx import helper
 from gpu_inference.graph.ir import Node
 from gpu_inference.opencl.builder import Builder
 from gpu_inference.opencl.expression import C_TYPES, Apply, Expr, Scalar, expr_dtype
+from gpu_inference.opencl.lowering.normalization import lower_training_batch_norm
 from gpu_inference.opencl.lowering.registry import Unsupported, lowers
 
 BOOL: Final = np.dtype(bool)
@@ -290,7 +291,8 @@ def lower_cast(node: Node, builder: Builder) -> None:
 def lower_batch_norm(node: Node, builder: Builder) -> None:
     """(x - mean) * scale / sqrt(variance + epsilon) + bias, one of each a channel (inference form)."""
     if builder.attr("training_mode", 0) or len([o for o in node.outputs if o]) > 1:
-        raise Unsupported("BatchNormalization in training mode")
+        lower_training_batch_norm(node, builder)
+        return
     shape, dtype = builder.shape(0), builder.dtype(0)
     known = [builder.maybe_known(i) for i in range(1, 5)]
     channels = (shape[1], *(1 for _ in shape[2:])) if len(shape) > 1 else shape
