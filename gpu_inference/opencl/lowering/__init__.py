@@ -1,6 +1,7 @@
 """Operators: each module registers the functions that turn its nodes into launches."""
 
 from gpu_inference.opencl.lowering import (
+    columns,
     convolution,
     detection,
     elementwise,
@@ -19,6 +20,7 @@ from gpu_inference.opencl.lowering import (
 )
 
 __all__ = [
+    "columns",
     "convolution",
     "detection",
     "elementwise",
