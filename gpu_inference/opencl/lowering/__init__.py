@@ -1,6 +1,7 @@
 """Operators: each module registers the functions that turn its nodes into launches."""
 
 from gpu_inference.opencl.lowering import (
+    attention,
     columns,
     convolution,
     detection,
@@ -20,6 +21,7 @@ from gpu_inference.opencl.lowering import (
 )
 
 __all__ = [
+    "attention",
     "columns",
     "convolution",
     "detection",
