@@ -5,7 +5,7 @@
  * Layout   x [n, c, d, h, w] (d is 1 for images), grid [n, positions, DIMS], y [n, c, positions].
  * Work     one work-item an element of y; neighbours share the channel, so that taps lie close together.
  *          DIMS 2 or 3; MODE 0 nearest, 1 linear, 2 cubic (Keys, a = -0.75); PADDING 0 zeros, 1 border,
- *          2 reflection; ALIGN 1: -1 and 1 are the centres of the corner elements, not their outer edges.
+ *          2 reflection (cubic taps are put on the border each, not the position); ALIGN 1: -1 and 1 are the centres of the corner elements, not their outer edges.
  */
 #include "element.clh"
 
@@ -30,13 +30,17 @@ inline float place(const float g, const int size) {
     v = rint(v);
 #endif
     if (v < low || v > high) {
-#if PADDING == 1
+#if PADDING == 1 && MODE < 2
         v = clamp(v, 0.0f, size - 1.0f);
 #elif PADDING == 2
         v = reflect(v, low, high);
 #endif
     }
+#if PADDING == 2
     return v;
+#else
+    return fmin(fmax(v, -4.0f), size + 3.0f); /* as far out for every tap, and an int holds it */
+#endif
 }
 
 /* The element's index, -1 where it counts as zero. */

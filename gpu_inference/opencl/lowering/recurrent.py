@@ -125,7 +125,9 @@ def lower_recurrent(node: Node, builder: Builder) -> None:
 
     states = [_state(builder, 5, sizes, batch_first), builder.temporary(4 * directions * batch * hidden)]
     cell = (
-        _state(builder, 6, sizes, batch_first) if node.op == "LSTM" else _zeros(builder, directions * batch * hidden)
+        _state(builder, 6, sizes, batch_first)
+        if node.op == "LSTM"
+        else _zeros(builder, directions * batch * hidden)
     )
     reset = builder.temporary(4 * directions * batch * hidden)
     row = directions * hidden
