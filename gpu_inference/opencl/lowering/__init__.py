@@ -18,6 +18,7 @@ from gpu_inference.opencl.lowering import (
     scatter,
     softmax,
     topk,
+    unpooling,
 )
 
 __all__ = [
@@ -38,4 +39,5 @@ __all__ = [
     "scatter",
     "softmax",
     "topk",
+    "unpooling",
 ]
