@@ -97,3 +97,30 @@ def test_attention_over_several_tiles_of_keys(causal: int) -> None:
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     want = (weights / weights.sum(axis=-1, keepdims=True)) @ np.repeat(v, 2, axis=1)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_half_precision_is_computed_in_float() -> None:
+    x = random(2, 6, 9, 40).astype(np.float16)
+    nodes = [
+        helper.make_node("Softmax", ["x"], ["softmax"]),
+        helper.make_node("LayerNormalization", ["x", "s"], ["layer"]),
+        helper.make_node("ReduceMean", ["x", "axes"], ["mean"]),
+        helper.make_node("MaxPool", ["x"], ["pool"], kernel_shape=[2, 3]),
+    ]
+    constants = {"s": np.full(40, 2, np.float16), "axes": np.int64([2, 3])}
+    outputs = ["softmax", "layer", "mean", "pool"]
+    session = OpenCLSession(model_of(nodes, {"x": x}, constants, outputs), fallback=False)
+    got = session.run({"x": x})
+    session.close()
+    wide = x.astype(np.float32)
+    weights = np.exp(wide - wide.max(axis=-1, keepdims=True))
+    centred = wide - wide.mean(axis=-1, keepdims=True)
+    wanted = {
+        "softmax": weights / weights.sum(axis=-1, keepdims=True),
+        "layer": 2 * centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5),
+        "mean": wide.mean(axis=(2, 3), keepdims=True),
+        "pool": np.lib.stride_tricks.sliding_window_view(wide, (2, 3), axis=(2, 3)).max(axis=(4, 5)),
+    }
+    for name, want in wanted.items():
+        assert got[name].dtype == np.float16
+        np.testing.assert_allclose(got[name], want, rtol=2e-3, atol=2e-4)
