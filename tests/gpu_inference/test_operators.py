@@ -17,10 +17,10 @@ def _floats(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-def _agree(
-    nodes: list[Any], inputs: dict[str, np.ndarray], outputs: int, constants: dict[str, Any] | None = None
-) -> None:
-    """The graph gives y0, y1 ... alike on our engine, without fallback, and on onnxruntime."""
+def _model(
+    nodes: list[Any], inputs: dict[str, np.ndarray], outputs: int, constants: dict[str, Any] | None
+) -> bytes:
+    """A serialised model with outputs y0, y1 ..."""
     infos = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
         for name, array in inputs.items()
@@ -30,7 +30,14 @@ def _agree(
     graph = helper.make_graph(nodes, "operators", infos, results, weights)
     opsets = [helper.make_opsetid("", 18)]
     model = shape_inference.infer_shapes(helper.make_model(graph, opset_imports=opsets, ir_version=10))
-    text = model.SerializeToString()
+    return model.SerializeToString()
+
+
+def _agree(
+    nodes: list[Any], inputs: dict[str, np.ndarray], outputs: int, constants: dict[str, Any] | None = None
+) -> None:
+    """The graph gives the same on our engine, without fallback, and on onnxruntime."""
+    text = _model(nodes, inputs, outputs, constants)
     ours = gpu_inference.load(text, engine="opencl", fallback=False)
     theirs = gpu_inference.load(text, engine="onnxruntime")
     got, want = ours.run(inputs), theirs.run(inputs)
@@ -105,14 +112,24 @@ def test_top_k_keeps_the_order_of_equal_elements() -> None:
     _agree(nodes, {"x": x}, 4, {"k": np.int64([17])})
 
 
-def test_scatters_add_what_falls_together() -> None:
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int64])
+def test_scatters_add_what_falls_together(dtype: type[Any]) -> None:
     index = RNG.integers(-6, 6, (40, 1))
+    x, u = (RNG.integers(-9, 9, shape).astype(dtype) for shape in ((6, 7), (40, 7)))
     nodes = [
         helper.make_node("ScatterND", ["x", "i", "u"], ["y0"], reduction="add"),
         helper.make_node("ScatterElements", ["x", "j", "u"], ["y1"], reduction="add", axis=0),
     ]
     constants = {"i": index, "j": np.broadcast_to(index, (40, 7)).copy()}
-    _agree(nodes, {"x": _floats(6, 7), "u": _floats(40, 7)}, 2, constants)
+    session = gpu_inference.load(
+        _model(nodes, {"x": x, "u": u}, 2, constants), engine="opencl", fallback=False
+    )
+    got = session.run({"x": x, "u": u})
+    session.close()
+    want = x.copy()
+    np.add.at(want, index[:, 0], u)
+    np.testing.assert_array_equal(got["y0"], want)
+    np.testing.assert_array_equal(got["y1"], want)
 
 
 def test_boxes_are_suppressed_as_onnxruntime_does() -> None:

@@ -5,7 +5,8 @@
  * Layout   x [n, c, d, h, w] (d is 1 for images), grid [n, positions, DIMS], y [n, c, positions].
  * Work     one work-item an element of y; neighbours share the channel, so that taps lie close together.
  *          DIMS 2 or 3; MODE 0 nearest, 1 linear, 2 cubic (Keys, a = -0.75); PADDING 0 zeros, 1 border,
- *          2 reflection (cubic taps are put on the border each, not the position); ALIGN 1: -1 and 1 are the centres of the corner elements, not their outer edges.
+ *          2 reflection (cubic taps are put on the border each, not the position). ALIGN 1: -1 and 1 are the
+ *          centres of the corner elements, not their outer edges.
  */
 #include "element.clh"
 

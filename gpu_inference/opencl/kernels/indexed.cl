@@ -7,8 +7,9 @@
  */
 #include "element.clh"
 
-/* y[e] = x[start of e's line + index[e] * step]; starts [lines] holds where each line begins in x. */
 #ifdef I
+#if !HALF
+/* y[e] = x[start of e's line + index[e] * step]; starts [lines] holds where each line begins in x. */
 __kernel void gather_elements(__global const T *restrict x, __global const I *restrict index,
                               __global const int *restrict starts, __global T *restrict y, const int n,
                               const int length, const int inner, const int size, const int step) {
@@ -34,6 +35,29 @@ __kernel void gather_nd(__global const T *restrict x, __global const I *restrict
     }
     y[e] = x[((t / each) * picked + at) * inner + r];
 }
+
+/* y[o, d, r] = values[index[o, r] is d]; an index out of range is on nowhere. */
+__kernel void one_hot(__global const I *restrict index, __global const T *restrict values,
+                      __global T *restrict y, const int n, const int depth, const int inner) {
+    const int e = get_global_id(0);
+    if (e >= n) return;
+    const int d = (e / inner) % depth;
+    int k = (int)index[e / inner / depth * inner + e % inner];
+    k += k < 0 ? depth : 0;
+    y[e] = values[k == d];
+}
+
+/* Positions t of each batch element's sequence of length L come from L - 1 - t; later ones stay. */
+__kernel void reverse_sequence(__global const T *restrict x, __global const I *restrict lengths,
+                               __global T *restrict y, const int n, const int times, const int time_stride,
+                               const int batches, const int batch_stride) {
+    const int e = get_global_id(0);
+    if (e >= n) return;
+    const int t = (e / time_stride) % times;
+    const int length = (int)lengths[(e / batch_stride) % batches];
+    y[e] = x[t < length ? e + (length - 1 - 2 * t) * time_stride : e];
+}
+#endif
 
 #ifdef REDUCTION
 #if REDUCTION == 0
@@ -83,28 +107,6 @@ __kernel void scatter_nd(__global const I *restrict index, __global const T *res
     }
 }
 #endif
-
-/* y[o, d, r] = values[index[o, r] is d]; an index out of range is on nowhere. */
-__kernel void one_hot(__global const I *restrict index, __global const T *restrict values,
-                      __global T *restrict y, const int n, const int depth, const int inner) {
-    const int e = get_global_id(0);
-    if (e >= n) return;
-    const int d = (e / inner) % depth;
-    int k = (int)index[e / inner / depth * inner + e % inner];
-    k += k < 0 ? depth : 0;
-    y[e] = values[k == d];
-}
-
-/* Positions t of each batch element's sequence of length L come from L - 1 - t; later ones stay. */
-__kernel void reverse_sequence(__global const T *restrict x, __global const I *restrict lengths,
-                               __global T *restrict y, const int n, const int times, const int time_stride,
-                               const int batches, const int batch_stride) {
-    const int e = get_global_id(0);
-    if (e >= n) return;
-    const int t = (e / time_stride) % times;
-    const int length = (int)lengths[(e / batch_stride) % batches];
-    y[e] = x[t < length ? e + (length - 1 - 2 * t) * time_stride : e];
-}
 #else
 /* Sums of the elements before (and, unless exclusive, at) each place of a line. */
 __kernel void cumulative_sum(__global const T *restrict x, __global T *restrict y, const int lines,
