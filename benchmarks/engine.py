@@ -13,6 +13,8 @@ Ours also with the host's copies in and out, and before tuning. Contestants take
 from __future__ import annotations
 
 import argparse
+import copy
+import functools
 import importlib.util
 import json
 import os
@@ -73,9 +75,10 @@ def ours(model: bytes, batch: int, device: str | None) -> tuple[dict[str, Contes
     )
 
 
-def pytorch(network: str, batch: int) -> dict[str, Contestant]:
+def pytorch(network: str, batch: int, compiled: bool) -> dict[str, Contestant]:
     """PyTorch in its fast forms, by name."""
     import torch
+    import torch.fx.experimental.optimization
     import torchvision
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -85,7 +88,7 @@ def pytorch(network: str, batch: int) -> dict[str, Contestant]:
     found: dict[str, Contestant] = {}
     wait = torch.cuda.synchronize
     for layout in (torch.contiguous_format, torch.channels_last):
-        net = plain.to(memory_format=layout)
+        net = copy.deepcopy(plain).to(memory_format=layout)
         x = torch.randn(batch, 3, 224, 224, device="cuda").to(memory_format=layout)
         with torch.no_grad():
             side = torch.cuda.Stream()
@@ -98,16 +101,22 @@ def pytorch(network: str, batch: int) -> dict[str, Contestant]:
             with torch.cuda.graph(graph):
                 net(x)
         name = "channels last" if layout is torch.channels_last else "channels first"
-        found[f"PyTorch graph, {name}"] = (graph.replay, wait)
-    compiled = torch.compile(plain, mode="max-autotune")
+        # what a graph reads must live as long as it does
+        found[f"PyTorch graph, {name}"] = (functools.partial(_replay, graph, net, x), wait)
+    if compiled:
+        fast = torch.compile(plain, mode="reduce-overhead")
 
-    def run_compiled() -> None:
-        with torch.no_grad():
-            compiled(x)
+        def run_compiled() -> None:
+            with torch.no_grad():
+                fast(x)
 
-    run_compiled()
-    found["PyTorch compile"] = (run_compiled, wait)
+        run_compiled()
+        found["PyTorch compile"] = (run_compiled, wait)
     return found
+
+
+def _replay(graph: Any, *_alive: Any) -> None:
+    graph.replay()
 
 
 def tinygrad(model: bytes, batch: int) -> dict[str, Contestant]:
@@ -130,7 +139,7 @@ def measure(network: str, batch: int, options: argparse.Namespace) -> dict[str, 
     model = NETWORKS[network]()
     contestants, session, untuned = ours(model, batch, options.device)
     if "pytorch" in options.peers and importlib.util.find_spec("torch"):
-        contestants |= pytorch(network, batch)
+        contestants |= pytorch(network, batch, "compile" in options.peers)
     if "tinygrad" in options.peers and importlib.util.find_spec("tinygrad"):
         try:
             contestants |= tinygrad(model, batch)
@@ -149,7 +158,9 @@ def main() -> None:
     parser.add_argument("--device", help="OpenCL device (default: the best)")
     parser.add_argument("--batches", default="1,8,32")
     parser.add_argument("--networks", default=",".join(NETWORKS))
-    parser.add_argument("--peers", default="pytorch,tinygrad")
+    parser.add_argument(
+        "--peers", default="pytorch,compile,tinygrad", help="compile: torch.compile too (slow)"
+    )
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")

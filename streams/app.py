@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 #: Chunks that an agent's queue may hold; the fetcher waits beyond that.
 QUEUED_CHUNKS = 4
 #: Chunks of different partitions that one agent may have under way, exactly once.
-MAX_ACTORS = 4
+MAX_ACTORS = 2
 #: A transaction that its worker leaves open is aborted by the broker after this time at the latest.
 TRANSACTION_TIMEOUT_MS = 60_000
 

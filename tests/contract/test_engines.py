@@ -12,8 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import gpu_inference
-from gpu_inference import EngineError, ModelError
-from tests.gpu_inference import networks
+from gpu_inference import EngineError, ModelError, standard_models
 
 ENGINES = ("opencl", "onnxruntime")
 
@@ -114,7 +113,7 @@ def test_reads_a_file(engine: Any, tmp_path: Path) -> None:
 
 
 def test_memory_is_back_after_a_hundred_sessions(engine: Any) -> None:
-    model = networks.resnet(blocks=(1, 1), width=32)  # 0.5 MB of weights
+    model = standard_models.resnet(blocks=(1, 1), width=32)  # 0.5 MB of weights
     x = np.zeros((2, 3, 64, 64), np.float32)
 
     def cycle() -> int:

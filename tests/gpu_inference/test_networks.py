@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import gpu_inference
+from gpu_inference import standard_models
 from gpu_inference.opencl.session import OpenCLSession
 from tests.gpu_inference import networks
 
 NETWORKS = {
-    "resnet18": (lambda: networks.resnet(width=16), (3, 64, 64)),
-    "resnet50": (lambda: networks.resnet((3, 4, 6, 3), bottleneck=True, width=8), (3, 64, 64)),
-    "mobilenet_v2": (lambda: networks.mobilenet_v2(width=0.5), (3, 64, 64)),
+    "resnet18": (lambda: standard_models.resnet(width=16), (3, 64, 64)),
+    "resnet50": (lambda: standard_models.resnet((3, 4, 6, 3), bottleneck=True, width=8), (3, 64, 64)),
+    "mobilenet_v2": (lambda: standard_models.mobilenet_v2(width=0.5), (3, 64, 64)),
     "squeezenet": (networks.squeezenet, (3, 64, 64)),
     "unet": (networks.unet, (3, 48, 48)),
     "vit_block": (networks.vit_block, (50, 96)),
@@ -56,7 +57,7 @@ def _launches(model: bytes, shape: tuple[int, ...]) -> int:
 
 def test_every_convolution_of_a_resnet_takes_in_norm_residual_and_activation() -> None:
     convolutions = 20  # of ResNet-18, with the three on shortcuts
-    assert _launches(networks.resnet(width=16), (3, 64, 64)) <= convolutions + 7
+    assert _launches(standard_models.resnet(width=16), (3, 64, 64)) <= convolutions + 7
 
 
 def test_repeated_runs_give_the_same_bits() -> None:

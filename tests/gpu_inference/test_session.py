@@ -11,9 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import gpu_inference
+from gpu_inference import standard_models
 from gpu_inference.errors import DeviceError, ModelError
 from gpu_inference.opencl.session import OpenCLSession
-from tests.gpu_inference import networks
 
 
 def model_of(nodes: list[Any], outputs: dict[str, int], constants: dict[str, np.ndarray]) -> bytes:
@@ -104,7 +104,7 @@ def test_a_shape_computed_on_the_device_is_read_back_and_planned_on() -> None:
 
 
 def test_replay_repeats_the_run_on_what_was_uploaded() -> None:
-    session = OpenCLSession(networks.resnet(blocks=(1, 1), width=8))
+    session = OpenCLSession(standard_models.resnet(blocks=(1, 1), width=8))
     x = {"x": np.random.default_rng(1).standard_normal((2, 3, 64, 64)).astype(np.float32)}
     want = session.run(x)
     session.upload(x)
@@ -145,7 +145,7 @@ def test_a_missing_operator_without_fallback_is_refused_with_its_name() -> None:
 
 
 def test_too_little_memory_is_refused_with_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    session = OpenCLSession(networks.resnet(blocks=(1, 1), width=8))
+    session = OpenCLSession(standard_models.resnet(blocks=(1, 1), width=8))
     monkeypatch.setattr(session._handle, "memory_bytes", 1 << 16)
     with pytest.raises(DeviceError, match=r"needs \d+ MiB .* the device has 0 MiB"):
         session.run({"x": np.zeros((1, 3, 64, 64), np.float32)})
@@ -155,7 +155,7 @@ def test_too_little_memory_is_refused_with_the_numbers(monkeypatch: pytest.Monke
 
 
 def test_the_arena_is_a_fraction_of_all_tensors() -> None:
-    session = OpenCLSession(networks.mobilenet_v2(width=0.5))
+    session = OpenCLSession(standard_models.mobilenet_v2(width=0.5))
     session.run({"x": np.zeros((1, 3, 64, 64), np.float32)})
     report = session.report
     session.close()
@@ -165,7 +165,7 @@ def test_the_arena_is_a_fraction_of_all_tensors() -> None:
 
 
 def test_weights_are_uploaded_once_for_all_batches() -> None:
-    session = OpenCLSession(networks.resnet(blocks=(1, 1), width=8))
+    session = OpenCLSession(standard_models.resnet(blocks=(1, 1), width=8))
     sizes = []
     for batch in (1, 2, 5):
         session.run({"x": np.zeros((batch, 3, 64, 64), np.float32)})
@@ -175,7 +175,7 @@ def test_weights_are_uploaded_once_for_all_batches() -> None:
 
 
 def test_a_profile_has_a_time_for_every_launch() -> None:
-    session = OpenCLSession(networks.resnet(blocks=(1, 1), width=8))
+    session = OpenCLSession(standard_models.resnet(blocks=(1, 1), width=8))
     x = {"x": np.zeros((1, 3, 64, 64), np.float32)}
     session.run(x)
     launches = session.report.launches
