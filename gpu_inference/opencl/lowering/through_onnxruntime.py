@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, Final
 
 import numpy as np
 from onnx import NodeProto, helper, numpy_helper
 
 from gpu_inference.errors import ModelError
 from gpu_inference.graph.ir import Array, Node
+from gpu_inference.graph.passes.epilogues import RESIDUAL_INPUT
 from gpu_inference.opencl.builder import Builder
 
 
@@ -40,13 +42,66 @@ def node_proto(node: Node, inputs: list[str], outputs: list[str]) -> NodeProto:
     return proto
 
 
+#: ONNX operators and attribute names of the activations that passes fuse into nodes; clip and silu differ.
+_ACTIVATIONS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    "leaky_relu": ("LeakyRelu", ("alpha",)),
+    "sigmoid": ("Sigmoid", ()),
+    "tanh": ("Tanh", ()),
+    "hardswish": ("HardSwish", ()),
+    "hard_sigmoid": ("HardSigmoid", ("alpha", "beta")),
+    "elu": ("Elu", ("alpha",)),
+}
+
+
+def _has_bias(node: Node) -> bool:
+    return node.op == "MatMul" and not node.domain and bool(node.input(2))
+
+
+def _unfused(node: Node, inputs: list[str], output: str) -> list[NodeProto]:
+    """A node with what `graph.passes.epilogues` has fused into it, as ONNX nodes one after another."""
+    attributes = dict(node.attributes)
+    kind, p0, p1 = attributes.pop("activation", ("none", 0.0, 0.0))
+    residual = attributes.pop("residual", "none")
+    operands = inputs[:RESIDUAL_INPUT]
+    bias = operands.pop() if _has_bias(node) else ""
+    while operands and not operands[-1]:
+        operands.pop()
+    nodes = [node_proto(dataclasses.replace(node, attributes=attributes), operands, [output])]
+
+    def then(op: str, *more: str, **settings: Any) -> None:
+        # what stood last writes a tensor of its own now, and the new node the output
+        before = nodes[-1].output[0] = f"step{len(nodes)}"
+        nodes.append(helper.make_node(op, [before, *more], [output], **settings))
+
+    if bias:
+        then("Add", bias)
+    if residual == "before":
+        then("Add", inputs[RESIDUAL_INPUT])
+    if kind == "clip":
+        then("Clip", "low", "high")
+        for name, bound in (("low", p0), ("high", p1)):
+            value = numpy_helper.from_array(np.array(bound, np.float32))
+            nodes.insert(0, helper.make_node("Constant", [], [name], value=value))
+    elif kind == "silu":
+        then("Identity")
+        then("Sigmoid")
+        then("Mul", nodes[-1].input[0])
+    elif kind != "none":
+        op, names = _ACTIVATIONS[kind]
+        then(op, **dict(zip(names, (p0, p1), strict=False)))
+    if residual == "after":
+        then("Add", inputs[RESIDUAL_INPUT])
+    return nodes
+
+
 def _session(node: Node, arrays: list[Array | None]) -> Any:
     import onnxruntime
 
     inputs = [f"x{i}" if array is not None else "" for i, array in enumerate(arrays)]
     outputs = [f"y{i}" if name else "" for i, name in enumerate(node.outputs)]
+    fused = "activation" in node.attributes or "residual" in node.attributes or _has_bias(node)
     graph = helper.make_graph(
-        [node_proto(node, inputs, outputs)],
+        _unfused(node, inputs, outputs[0]) if fused else [node_proto(node, inputs, outputs)],
         "node",
         [
             helper.make_tensor_value_info(
@@ -57,7 +112,7 @@ def _session(node: Node, arrays: list[Array | None]) -> Any:
         ],
         [helper.make_empty_tensor_value_info(name) for name in outputs if name],
     )
-    opsets = [helper.make_opsetid(node.domain, max(node.opset, 1))]
+    opsets = [helper.make_opsetid(node.domain, max(node.opset, 14 if fused else 1))]
     if node.domain:
         opsets.append(helper.make_opsetid("", 21))
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
