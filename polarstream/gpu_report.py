@@ -25,7 +25,10 @@ _REPEATS = 20
 
 
 class LaunchShare(msgspec.Struct):
-    """One kernel launch of a profile; `flops` and `bytes` are 0 where nobody counted them."""
+    """One kernel launch of a profile.
+
+    `flops` and `bytes` are 0 where nobody counted them; `slots` of the arena are those that it reads or writes.
+    """
 
     node: str
     kernel: str
@@ -33,6 +36,7 @@ class LaunchShare(msgspec.Struct):
     time_us: float
     flops: float
     bytes: float
+    slots: tuple[int, ...]
 
 
 class Profile(msgspec.Struct):
@@ -40,7 +44,7 @@ class Profile(msgspec.Struct):
 
     launches: list[LaunchShare]
     total_us: float
-    arena_bytes: int
+    slot_bytes: tuple[int, ...]
     constant_bytes: int
     peak_gflops: float
     peak_gbps: float
@@ -102,12 +106,13 @@ def profile_model(
     from gpu_inference.opencl.peak import measure_peak
 
     launches = [
-        LaunchShare(t.node, t.kernel, t.source, t.time_us, t.flops, t.bytes) for t in session.profile(inputs)
+        LaunchShare(t.node, t.kernel, t.source, t.time_us, t.flops, t.bytes, t.slots)
+        for t in session.profile(inputs)
     ]
     report = session.report
     total = sum(launch.time_us for launch in launches)
     gflops, gbps = measure_peak(device)
-    return Profile(launches, total, report.arena_bytes, report.constant_bytes, gflops, gbps)
+    return Profile(launches, total, report.slot_bytes, report.constant_bytes, gflops, gbps)
 
 
 def chrome_trace(profile: Profile) -> list[dict[str, Any]]:
@@ -124,7 +129,12 @@ def chrome_trace(profile: Profile) -> list[dict[str, Any]]:
                 "dur": launch.time_us,
                 "pid": 1,
                 "tid": 1,
-                "args": {"kernel": launch.kernel, "flops": launch.flops, "bytes": launch.bytes},
+                "args": {
+                    "kernel": launch.kernel,
+                    "flops": launch.flops,
+                    "bytes": launch.bytes,
+                    "slots": launch.slots,
+                },
             }
         )
         at += launch.time_us

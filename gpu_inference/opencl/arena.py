@@ -85,6 +85,11 @@ class SlotPool:
         return self._buffers[slot]
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """Bytes of each buffer."""
+        return tuple(self._sizes)
+
+    @property
     def total_bytes(self) -> int:
         """Device memory held."""
         return sum(self._sizes)

@@ -38,17 +38,22 @@ class Report:
 
     Attributes:
         launches: kernels of one run, of the plan used last.
-        arena_bytes: device memory of intermediate tensors.
+        slot_bytes: the arena, which holds intermediate tensors: device memory of each slot.
         constant_bytes: device memory of weights.
         fallback: nodes that run on onnxruntime, with the reason.
         plans: made so far.
     """
 
     launches: int
-    arena_bytes: int
+    slot_bytes: tuple[int, ...]
     constant_bytes: int
     fallback: dict[str, str]
     plans: int
+
+    @property
+    def arena_bytes(self) -> int:
+        """Device memory of intermediate tensors."""
+        return sum(self.slot_bytes)
 
     @property
     def peak_bytes(self) -> int:
@@ -67,6 +72,7 @@ class LaunchTime:
         time_us: median.
         flops: multiply-adds count two; 0 where nobody counted.
         bytes: that it must move at least; 0 where nobody counted.
+        slots: of the arena that it reads or writes.
     """
 
     node: str
@@ -75,6 +81,12 @@ class LaunchTime:
     time_us: float
     flops: float
     bytes: float
+    slots: tuple[int, ...]
+
+
+def _slots(launch: Launch) -> tuple[int, ...]:
+    names = {argument.tensor for argument in launch.args if isinstance(argument, Buf)}
+    return tuple(sorted(int(name[5:]) for name in names if name.startswith("slot:")))
 
 
 def _tuner_of(handle: DeviceHandle) -> Tuner:
@@ -153,7 +165,7 @@ class OpenCLSession:
         """Launches, memory and what runs elsewhere; meaningful after the first run."""
         return Report(
             self._launches,
-            self._pool.total_bytes,
+            self._pool.sizes,
             self._constant_bytes,
             dict(self._planner.fallen_back),
             len(self._plans),
@@ -238,6 +250,7 @@ class OpenCLSession:
                 statistics.median(times[position][1] for times in rounds),
                 launch.flops,
                 launch.bytes,
+                _slots(launch),
             )
             for position, (launch, _) in enumerate(rounds[0])
         ]

@@ -168,7 +168,8 @@ def profile(
     )
     print(
         f"{len(found.launches)} launches, {found.total_us / 1e3:.3f} ms on the device, "
-        f"{size(found.arena_bytes)} of intermediate tensors, {size(found.constant_bytes)} of weights; "
+        f"{size(sum(found.slot_bytes))} of intermediate tensors in {len(found.slot_bytes)} slots "
+        f"({', '.join(size(one) for one in found.slot_bytes)}), {size(found.constant_bytes)} of weights; "
         f"peak measured {found.peak_gflops:.0f} GFLOP/s, {found.peak_gbps:.0f} GB/s"
     )
 

@@ -85,6 +85,9 @@ def test_a_profile_has_every_launch_with_its_time(cli: Cli, model: str, tmp_path
     assert found["peak_gflops"] > 0
     assert found["peak_gbps"] > 0
     assert any(one["flops"] > 0 for one in found["launches"])
+    assert {slot for one in found["launches"] for slot in one["slots"]} == set(
+        range(len(found["slot_bytes"]))
+    )
     events = json.loads(trace.read_text())
     assert [event["dur"] for event in events] == [one["time_us"] for one in found["launches"]]
     shown = cli.run("profile", model, "--top", "3")
