@@ -27,7 +27,7 @@ _REPEATS = 20
 class LaunchShare(msgspec.Struct):
     """One kernel launch of a profile.
 
-    `flops` and `bytes` are 0 where nobody counted them; `slots` of the arena are those that it reads or writes.
+    `flops` and `bytes` are 0 where nobody counted them; `slots` are those of the arena that it touches.
     """
 
     node: str
