@@ -176,8 +176,8 @@ class Checkpointer:
                 if isinstance(partition.emitter, TransactionalEmitter)
             }
             if transactional:
-                # half of the partitions at a time, so that the others can be worked on
-                room = asyncio.Semaphore(max(1, len(transactional) // 2))
+                # a quarter of the partitions at a time, so that the others can be worked on
+                room = asyncio.Semaphore(max(1, len(transactional) // 4))
                 await asyncio.gather(
                     *(
                         self._commit_transaction(partition, offsets[tp], room)
