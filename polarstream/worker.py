@@ -62,17 +62,33 @@ def claim_instance(run_dir: Path, wanted: str | None) -> Iterator[str]:
     base = wanted or socket.gethostname().split(".")[0] or "worker"
     for number in range(1, 1000):
         name = base if number == 1 else f"{base}-{number}"
-        handle = (run_dir / f"worker-{name}.lock").open("a+")
-        if _lock(handle):
+        path = run_dir / f"worker-{name}.lock"
+        handle = _claim(path)
+        if handle is not None:
             try:
                 yield name
             finally:
+                with contextlib.suppress(OSError):  # Windows: a file that is open stays
+                    path.unlink()
                 handle.close()
             return
-        handle.close()
         if wanted:
             raise Stop(f"another worker is running as '{wanted}': stop it, or set worker.instance_id")
     raise Stop(f"no free name for a worker in {run_dir}: set worker.instance_id")
+
+
+def _claim(path: Path) -> IO[str] | None:
+    """Open and lock a file; None where another process has it."""
+    while True:
+        handle = path.open("a+")
+        if not _lock(handle):
+            handle.close()
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle.fileno()), path.stat()):
+                return handle
+        # its owner has taken the file away between our opening and locking it
+        handle.close()
 
 
 def _lock(handle: IO[str]) -> bool:
