@@ -50,7 +50,8 @@ from streams.chunk_fetcher import MAX_PARTITION_FETCH_BYTES, ChunkKafkaConsumer,
 from streams.errors import RetryLater
 from streams.records import Chunk
 
-log = logging.getLogger(__name__)
+# not the module's own name: under that, mode's services announce themselves, and a worker mutes it
+log = logging.getLogger("polarstream.transport")
 
 
 class InlineConsumerThread(AIOKafkaConsumerThread):  # type: ignore[misc]

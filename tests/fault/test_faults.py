@@ -15,7 +15,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 
 from connectors.publisher import Publisher
 from connectors.source import Message
@@ -195,6 +196,36 @@ async def test_a_partition_count_that_grows_under_load(kafka: KafkaConfig) -> No
     report = await prove(kafka, options, disturb=grow)
     # a sensor that changes its partition warms up again there; the reference does so too
     assert (report.published, report.lost, report.wrong) == (60_000, 0, 0)
+
+
+async def test_readings_that_retention_deleted_are_counted_and_the_rest_goes_on(
+    kafka: KafkaConfig, topic_prefix: str, tmp_path: Path
+) -> None:
+    name = topic_prefix[:40]
+    await ensure_topics(kafka, {f"{name}-in": TopicSpec(1)})
+
+    async def publish(begin: int, end: int) -> None:
+        async with Publisher(kafka) as publisher:
+            await publisher.publish(f"{name}-in", [reading("a", i) for i in range(begin, end)])
+
+    async def until_predicted(many: int) -> None:
+        async def done() -> bool:
+            return await count(kafka, f"{name}-predictions") == many
+
+        await until(done)
+
+    await publish(0, 100)
+    with RunningWorker(kafka, name, tmp_path, partitions=1) as worker:
+        await until_predicted(100)
+        assert await asyncio.to_thread(worker.process.stop) == 0
+    await publish(100, 300)
+    admin = AIOKafkaAdminClient(**client_options(kafka))
+    await admin.start()
+    await admin.delete_records({TopicPartition(f"{name}-in", 0): RecordsToDelete(before_offset=250)})
+    await admin.close()
+    with RunningWorker(kafka, name, tmp_path, partitions=1) as worker:
+        await until_predicted(150)
+        assert "retention deleted offsets 100 to 249" in worker.log.read_text()
 
 
 async def test_a_clock_that_jumps_back_loses_nothing(
