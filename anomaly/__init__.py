@@ -2,8 +2,8 @@
 
 from anomaly.alerts import AlertEvent, AlertMachine, alert_id, describe
 from anomaly.detector import Detector, Explain, state_from_bytes
+from anomaly.detectors.ewz import EwzConfig, EwzDetector
 from anomaly.errors import BadDetector, StateMismatch
-from anomaly.ewz import EwzConfig, EwzDetector
 from anomaly.registry import DETECTORS, build_detector
 from anomaly.verdict import Verdict, judge
 

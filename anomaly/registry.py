@@ -6,13 +6,13 @@ point is the `type` that a configuration asks for, its value a class that meets 
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from anomaly.errors import BadDetector
-from anomaly.ewz import EwzDetector
 from streams.errors import Fault
 
 if TYPE_CHECKING:
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "polarstream.detectors"
 DEFAULT = "ewz"
 
-#: The detectors that come with polarstream, by `type`.
-DETECTORS: dict[str, type[Detector]] = {
-    "ewz": EwzDetector,
+#: The detectors that come with polarstream, by `type`, and where each is: imported when it is asked for,
+#: since the compiled ones need numba (65 MB).
+DETECTORS: dict[str, str] = {
+    "ewz": "anomaly.detectors.ewz:EwzDetector",
+    "rate_of_change": "anomaly.detectors.rate_of_change:RateOfChangeDetector",
 }
 
 
@@ -36,7 +38,8 @@ def find_detector(name: str) -> type[Detector]:
         BadDetector: there is none of this name.
     """
     if name in DETECTORS:
-        return DETECTORS[name]
+        module, _, attribute = DETECTORS[name].partition(":")
+        return cast("type[Detector]", getattr(importlib.import_module(module), attribute))
     others = importlib.metadata.entry_points(group=ENTRY_POINTS)
     if name in others.names:
         return cast("type[Detector]", others[name].load())

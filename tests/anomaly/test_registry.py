@@ -43,7 +43,9 @@ def test_an_unknown_detector_is_refused_with_those_there_are() -> None:
 
 
 def test_another_package_adds_a_detector_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    point = importlib.metadata.EntryPoint("theirs", "anomaly.ewz:EwzDetector", "polarstream.detectors")
+    point = importlib.metadata.EntryPoint(
+        "theirs", "anomaly.detectors.ewz:EwzDetector", "polarstream.detectors"
+    )
     points = importlib.metadata.EntryPoints([point])
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points.select(group=group))
     assert isinstance(build_detector({"type": "theirs"}, ["a"]), EwzDetector)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from anomaly.registry import DETECTORS
+from anomaly.registry import DETECTORS, find_detector
 from polarstream.config import Config, parse
 from streams import config as settings
 
@@ -35,7 +35,7 @@ SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "tumbling": settings.TumblingConfig,
     "hopping": settings.HoppingConfig,
     "session": settings.SessionConfig,
-    **{name: detector.config_type for name, detector in DETECTORS.items()},
+    **{name: find_detector(name).config_type for name in DETECTORS},
 }
 #: Settings whose default is worked out, and how the page says it.
 WORKED_OUT: Final = {

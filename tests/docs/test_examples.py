@@ -30,4 +30,4 @@ def test_the_examples_are_found() -> None:
     found = {
         name for name in modules() if any(t.examples for t in finder.find(importlib.import_module(name)))
     }
-    assert {"anomaly.ewz", "anomaly.alerts", "streams.codecs", "polarstream.filters"} <= found
+    assert {"anomaly.detectors.ewz", "anomaly.alerts", "streams.codecs", "polarstream.filters"} <= found

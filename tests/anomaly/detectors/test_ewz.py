@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-import anomaly.ewz
-from anomaly.ewz import MOST, EwzConfig, EwzDetector, number
+import anomaly.detectors.ewz
+from anomaly.detectors.ewz import MOST, EwzConfig, EwzDetector, number
 
 
 def reference(rows: NDArray[np.int32], values: NDArray[np.float64], config: EwzConfig) -> NDArray[np.float64]:
@@ -120,4 +120,4 @@ def test_numbers_have_the_decimals_that_the_deviation_makes_meaningful() -> None
 
 
 def test_the_documented_examples_run() -> None:
-    assert doctest.testmod(anomaly.ewz).failed == 0
+    assert doctest.testmod(anomaly.detectors.ewz).failed == 0

@@ -1,0 +1,1 @@
+"""One module a detector; `anomaly.registry` names them."""
