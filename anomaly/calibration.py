@@ -31,24 +31,27 @@ from anomaly.compiled import compiled
 if TYPE_CHECKING:
     from anomaly.detector import FloatArray, RowArray
 
-#: Bins an octave, bins in all, and the exponent of two at which the first begins: 2^-12 to 2^12.
+#: Bins an octave, bins in all, and the exponent of two at which the first begins: 2^-14 to 2^10.
 PER_OCTAVE = 4
 BINS = 96
-LOWEST = -12
+LOWEST = -14
 #: When so many raw scores are counted, all counts are halved.
 HORIZON = 32_768
 #: Raw scores to count before the first surprise.
 WARMUP = 50
-#: The tail is the part above this quantile, if it then holds at least TAIL_LEAST scores.
-TAIL_SHARE = 0.05
+#: The tail is the part above this quantile, of at least TAIL_LEAST and about TAIL_MOST scores.
+TAIL_SHARE = 0.02
 TAIL_LEAST = 10
+TAIL_MOST = 50
 #: The shape of the tail is drawn towards PRIOR_SHAPE as by so many scores.
 PRIOR_SHAPE = 0.2
 PRIOR_WEIGHT = 10.0
 #: A raw score that says "warming up": not counted, its surprise is 0.
 NOT_YET = -1.0
-#: No surprise is above this: no sensor has a past that would tell.
+#: No surprise is above this, nor reaches further than BEYOND decades beyond the number of scores counted: a
+#: short past says little of what is rare.
 MOST = 15.0
+BEYOND = 2.0
 
 #: One score column of one sensor: 220 bytes.
 TAIL: np.dtype[Any] = np.dtype(
@@ -82,7 +85,7 @@ def edge_of(place: float) -> float:
 def fit_tail(tail: Any) -> None:
     """Choose where the tail begins and fit the GPD to it, by probability-weighted moments."""
     counts = tail.counts
-    enough = max(float(TAIL_LEAST), TAIL_SHARE * tail.n)
+    enough = min(max(float(TAIL_LEAST), TAIL_SHARE * tail.n), float(TAIL_MOST))
     start, above = BINS, 0
     while start > 0 and above < enough:
         start -= 1
@@ -170,7 +173,7 @@ def surprise(tail: Any, raw: float) -> float:
     decades = 0.0
     if tail.n >= WARMUP:
         decades = -math.log10(max(tail_probability(tail, raw), 10.0**-MOST))
-        decades = max(decades, 0.0)
+        decades = min(max(decades, 0.0), math.log10(tail.n) + BEYOND)
     learn(tail, raw)
     return decades
 

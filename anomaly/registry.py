@@ -26,8 +26,12 @@ DEFAULT = "ewz"
 #: The detectors that come with polarstream, by `type`, and where each is: imported when it is asked for,
 #: since the compiled ones need numba (65 MB).
 DETECTORS: dict[str, str] = {
+    "auto": "anomaly.detectors.auto:AutoDetector",
     "ewz": "anomaly.detectors.ewz:EwzDetector",
+    "knn": "anomaly.detectors.knn:KnnDetector",
+    "novelty": "anomaly.detectors.novelty:NoveltyDetector",
     "rate_of_change": "anomaly.detectors.rate_of_change:RateOfChangeDetector",
+    "seasonal": "anomaly.detectors.seasonal:SeasonalDetector",
 }
 
 

@@ -1,0 +1,64 @@
+"""Raw scores to tail probabilities, against distributions whose tails are known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from anomaly.calibration import BEYOND, HORIZON, NOT_YET, TAIL, WARMUP, calibrate
+
+
+def surprises(raw: np.ndarray) -> np.ndarray:
+    tails = np.zeros((1, 1), TAIL)
+    return calibrate(tails, np.zeros(len(raw), np.int32), raw[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("law", ["normal", "exponential", "pareto"])
+def test_a_surprise_of_d_decades_is_met_once_in_10_to_the_d(law: str) -> None:
+    rng = np.random.default_rng(3)
+    n = 200_000
+    raw = {
+        "normal": np.abs(rng.standard_normal(n)),
+        "exponential": rng.exponential(3.0, n),
+        "pareto": rng.pareto(3.0, n),
+    }[law]
+    found = surprises(raw)[1000:]
+    for decades in (1.0, 2.0, 3.0):
+        met = -math.log10(np.mean(found >= decades))
+        assert met == pytest.approx(decades, abs=0.25), decades
+
+
+def test_beyond_everything_seen_larger_is_still_stranger() -> None:
+    rng = np.random.default_rng(4)
+    raw = rng.exponential(1.0, 5000)
+    decades = [surprises(np.append(raw, x))[-1] for x in (9.0, 10.0, 11.0)]
+    assert 3.0 < decades[0] < decades[1] < decades[2]
+    # exp(-10): the GPD finds the tail of an exponential
+    assert decades[1] == pytest.approx(10 / math.log(10), abs=1.5)
+
+
+def test_a_short_past_makes_no_large_claims() -> None:
+    raw = np.append(np.random.default_rng(5).exponential(1.0, 60), 1e6)
+    assert surprises(raw)[-1] <= math.log10(60) + BEYOND
+
+
+def test_a_score_is_0_in_warmup_and_nan_where_there_is_none() -> None:
+    found = surprises(np.array([NOT_YET, math.nan, *[1.0] * WARMUP, 50.0]))
+    assert math.isnan(found[1])
+    np.testing.assert_array_equal(np.delete(found, 1)[:-1], 0.0)
+    assert found[-1] > 1
+
+
+def test_the_far_past_fades() -> None:
+    rng = np.random.default_rng(6)
+    quiet, wild = rng.exponential(1.0, 3 * HORIZON), rng.exponential(100.0, 300)
+    found = surprises(np.concatenate([wild, quiet, [50.0]]))
+    assert found[-1] > 3
+
+
+def test_scores_of_one_value_surprise_no_one() -> None:
+    assert surprises(np.full(3000, 2.5)).max() < 1.0
+    assert surprises(np.zeros(3000)).max() < 0.5
+    assert surprises(np.append(np.zeros(3000), 1.0))[-1] > 3
