@@ -262,9 +262,8 @@ def _print_results(
         print()
 
     for alert in opened[:_SHOWN]:
-        print(
-            f"{datetime.fromtimestamp(alert.ts, UTC):%Y-%m-%d %H:%M:%S} {alert.severity} {alert.source}: {alert.explanation}"
-        )
+        at = datetime.fromtimestamp(alert.ts, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        print(f"{at} {alert.severity} {alert.source}: {alert.explanation}")
     if len(opened) > _SHOWN:
         print(f"... and {len(opened) - _SHOWN} more changes of alerts: --json has all")
     rows = sum(s["rows"] for s in summaries)
