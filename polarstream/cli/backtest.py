@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from polarstream.cli.options import ConfigOption, JsonOption, examples, load_kafka
+from polarstream.cli.options import ConfigOption, JsonOption, examples, load_config
 from polarstream.cli.output import print_json, print_table, progress_bar
 from streams.errors import UsageError
 
@@ -177,9 +177,9 @@ def _run_topic(
     from polarstream.backtest import detector_table, write_sensor_scores
     from polarstream.backtest_topic import backtest_topic
     from polarstream.reader import parse_start
-    from polarstream.target import find_stream
+    from polarstream.target import find_stream, resolve_kafka
 
-    loaded, kafka = load_kafka(config)
+    loaded = load_config(config)
     stream = find_stream(loaded, source)
     if stream is None:
         raise UsageError(
@@ -196,7 +196,7 @@ def _run_topic(
     with progress_bar(f"backtest of {stream.topic}", show=not json) as move:
         found = asyncio.run(
             backtest_topic(
-                kafka,
+                resolve_kafka(loaded),
                 msgspec.structs.replace(stream, detector=table),
                 start=parse_start(start),
                 until_s=None if end is None else end.time_s,

@@ -56,8 +56,9 @@ def test_backtests_of_file_and_topic_are_what_the_worker_said(
     finally:
         worker.terminate()
         worker.wait(30)
-        if worker.stdout is not None:
-            worker.stdout.close()
+        for pipe in (worker.stdin, worker.stdout):
+            if pipe is not None:
+                pipe.close()
     said = [record["value"] for record in found]
     scores = np.array([0.0 if s["score"] is None else s["score"] for s in said])
     live = squash(scores / math.log10(200)).tolist()
