@@ -65,7 +65,8 @@ def test_scores_and_alerts_are_those_of_the_live_path_in_other_chunks(detector: 
     assert scored.is_anomaly.tolist() == [p["is_anomaly"] for p in predictions]
     assert msgspec.to_builtins(scored.alerts) == alerts
     assert scored.is_anomaly[400]
-    assert scored.alerts[0].field == "heat"
+    assert scored.worst[400] == 1
+    assert alerts
 
 
 def test_a_detector_is_made_once_and_each_recording_begins_afresh() -> None:
