@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from anomaly.alerts import AlertEvent, AlertMachine, describe
 from anomaly.detector import Detector
 from anomaly.registry import build_detector
-from anomaly.verdict import judge
+from anomaly.verdict import Verdict, judge
 from streams import metrics
 from streams.app import StreamApp
 from streams.checkpoint import InputPartition
@@ -49,6 +49,8 @@ class Outcome:
     latency_s: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     predictions: Output = field(default_factory=Output)
     alerts: Output = field(default_factory=Output)
+    #: Of the scored readings, for who wants numbers instead of messages (`polarstream backtest`).
+    verdict: Verdict | None = None
 
 
 class Seen(NamedTuple):
@@ -167,7 +169,7 @@ class DetectPartition:
         state.touch(rows, batch.last_offset)
 
         published = batch.published if picked is None else batch.published[picked]
-        outcome.latency_s = now - published
+        outcome.latency_s, outcome.verdict = now - published, verdict
         keys = state.keys
         judged = (verdict.score, verdict.field, verdict.is_anomaly)
         if batch.index is None:
