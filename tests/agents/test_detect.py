@@ -10,7 +10,15 @@ import numpy as np
 
 from agents.detect import DetectPartition, StreamDetector
 from streams.codecs import ReadingCodec
-from streams.config import AlertConfig, DeltaConfig, FieldConfig, ScaleConfig, StreamConfig
+from streams.config import (
+    AlertConfig,
+    DeltaConfig,
+    FieldConfig,
+    LimitConfig,
+    PrognosisConfig,
+    ScaleConfig,
+    StreamConfig,
+)
 from streams.records import Chunk
 
 NOW = time.time()
@@ -183,3 +191,29 @@ def test_what_is_read_again_after_a_seek_is_not_applied_again() -> None:
     assert run.predictions == reference.predictions
     assert (run.alerts, run.dead) == (reference.alerts, reference.dead)
     assert (run.lost, run.duplicated) == (0, 0)
+
+
+def test_a_prediction_is_an_alert_of_its_own_and_survives_a_restart() -> None:
+    limits = [LimitConfig(field="temperature", high=60)]
+    stream = msgspec.structs.replace(STREAM, prognosis=PrognosisConfig(limits=limits, horizon_s=500))
+    chance = np.random.default_rng(4)
+    values = [
+        msgspec.json.encode(
+            {"sensor_id": "s", "ts": NOW - 1000 + n, "temperature": 20 + n / 20 + chance.normal()}
+        )
+        for n in range(900)
+    ]
+    reference, run = Run(stream), Run(stream)
+    reference.take(chunk(values, 0, 900))
+    run.take(chunk(values, 0, 401))
+    run.checkpoint()
+    run.start()
+    run.take(chunk(values, 401, 900))
+    assert run.alerts == reference.alerts
+    foreseen = [alert for alert in run.alerts if alert["rule"] == "prognosis"]
+    assert [alert["state"] for alert in foreseen][:: len(foreseen) - 1] == ["firing", "resolved"]
+    assert "reaches 60 °C in" in foreseen[0]["explanation"]
+    assert {alert["key"] for alert in foreseen} == {"plant/s/prognosis/temperature/high"}
+    moved = msgspec.structs.replace(limits[0], high=70)
+    other = PrognosisConfig(limits=[moved], horizon_s=500)
+    assert msgspec.structs.replace(stream, prognosis=other).state_fingerprint() == stream.state_fingerprint()

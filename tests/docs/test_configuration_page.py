@@ -32,6 +32,8 @@ SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "rate": settings.RateConfig,
     "rolling": settings.RollingConfig,
     "[streams.alerts]": settings.AlertConfig,
+    "[streams.prognosis]": settings.PrognosisConfig,
+    "[[streams.prognosis.limits]]": settings.LimitConfig,
     "tumbling": settings.TumblingConfig,
     "hopping": settings.HoppingConfig,
     "session": settings.SessionConfig,
