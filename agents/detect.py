@@ -34,6 +34,7 @@ from streams.state import BlobState, SensorState
 from streams.transforms import Pipeline
 
 if TYPE_CHECKING:
+    from anomaly.drift import DriftWatch
     from anomaly.prognosis import Prognosis
 
 
@@ -84,6 +85,12 @@ class StreamDetector:
 
             self.prognosis = Prognosis(stream.prognosis, stream.field_names, self.units)
 
+        self.drift: DriftWatch | None = None
+        if stream.drift.enabled:
+            from anomaly.drift import DriftWatch
+
+            self.drift = DriftWatch(stream.drift, stream.field_names, self.units)
+
     def new_state(self) -> SensorState:
         """Make the empty state of a partition."""
         parts: dict[str, Callable[[int], NDArray[np.void]]] = {
@@ -94,6 +101,8 @@ class StreamDetector:
             parts["transforms"] = self.transforms.init
         if self.prognosis is not None:
             parts["prognosis"] = self.prognosis.init
+        if self.drift is not None:
+            parts["drift"] = self.drift.init
         return SensorState("detect", self.stream.state_fingerprint(), parts)
 
 
@@ -172,10 +181,18 @@ class DetectPartition:
             rows, values, ts = rows[picked], values[picked], ts[picked]
         if shared.transforms is not None:
             values = shared.transforms.apply(state.rows["transforms"], rows, values, ts)
-        scores, explain = shared.detector.examine(state.rows["detector"], rows, values, ts)
+        notices: list[Notice] = []
+        if shared.drift is None:
+            scores, explain = shared.detector.examine(state.rows["detector"], rows, values, ts)
+        else:
+            from anomaly.drift import examine_in_parts
+
+            notices = shared.drift.update(state.rows["drift"], rows, values, ts)
+            scores, explain = examine_in_parts(
+                shared.detector, state.rows["detector"], rows, values, ts, notices
+            )
         verdict = judge(scores, shared.detector.thresholds)
         events = shared.alerts.update(state.rows["alerts"], rows, values, ts, verdict)
-        notices: list[Notice] = []
         if shared.prognosis is not None:
             notices += shared.prognosis.update(state.rows["prognosis"], rows, values, ts, verdict)
         state.touch(rows, batch.last_offset)

@@ -178,6 +178,22 @@ class PrognosisConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, 
         return [limits, any(limit.wear for limit in self.limits), self.memory]
 
 
+class DriftConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """When a change counts as lasting."""
+
+    enabled: bool = False
+    #: A change must last so many readings ...
+    readings: Annotated[int, Meta(ge=64)] = 128
+    #: ... and so long, in event time.
+    lasting_s: NonNegative = 10_800.0
+    #: Standard deviations of the usual movement of level or spread that a change must exceed.
+    sigmas: Positive = 6.0
+    #: The least change of level, in standard deviations of the readings.
+    least_sd: NonNegative = 1.0
+    #: The least factor by which the spread changes.
+    least_factor: Annotated[float, Meta(ge=1)] = 1.5
+
+
 def _ewz() -> dict[str, Any]:
     return {"type": "ewz"}
 
@@ -200,6 +216,8 @@ class StreamConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fro
     alerts: AlertConfig = AlertConfig()
     #: Failure prediction.
     prognosis: PrognosisConfig = PrognosisConfig()
+    #: Lasting changes.
+    drift: DriftConfig = DriftConfig()
     windows: list[WindowConfig] = []
 
     def __post_init__(self) -> None:
@@ -218,7 +236,7 @@ class StreamConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fro
 
         It covers the fields and their order, the transforms, what tells one sensor from another, the
         detector without its thresholds (another threshold judges the same state), and what prognosis
-        keeps.
+        and drift keep.
         """
         detector = {k: v for k, v in self.detector.items() if k not in ("threshold", "thresholds")}
         parts: list[object] = [
@@ -229,6 +247,8 @@ class StreamConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fro
         # only where they are configured: state from before stays good without them
         if self.prognosis.limits:
             parts.append(["prognosis", self.prognosis.state_parts()])
+        if self.drift.enabled:
+            parts.append(["drift", self.drift])
         return _fingerprint(parts)
 
     def windows_fingerprint(self) -> str:

@@ -13,6 +13,7 @@ from streams.codecs import ReadingCodec
 from streams.config import (
     AlertConfig,
     DeltaConfig,
+    DriftConfig,
     FieldConfig,
     LimitConfig,
     PrognosisConfig,
@@ -217,3 +218,29 @@ def test_a_prediction_is_an_alert_of_its_own_and_survives_a_restart() -> None:
     moved = msgspec.structs.replace(limits[0], high=70)
     other = PrognosisConfig(limits=[moved], horizon_s=500)
     assert msgspec.structs.replace(stream, prognosis=other).state_fingerprint() == stream.state_fingerprint()
+
+
+def test_a_lasting_change_is_told_once_however_it_is_cut() -> None:
+    stream = msgspec.structs.replace(STREAM, drift=DriftConfig(enabled=True, readings=64, lasting_s=0))
+    chance = np.random.default_rng(5)
+    values = [
+        msgspec.json.encode(
+            {"sensor_id": "s", "ts": NOW - 2000 + n, "temperature": 20 + 9 * (n >= 1000) + chance.normal()}
+        )
+        for n in range(1300)
+    ]
+    whole, parts = Run(stream), Run(stream)
+    whole.take(chunk(values, 0, 1300))
+    for start in range(0, 1300, 130):
+        parts.take(chunk(values, start, start + 130))
+        parts.checkpoint()
+        parts.start()
+    assert whole.scores() == parts.scores()
+
+    def by_id(run: Run) -> list[dict[str, Any]]:
+        return sorted(run.alerts, key=lambda alert: (alert["ts"], alert["rule"]))
+
+    assert by_id(whole) == by_id(parts)
+    (told,) = [alert for alert in whole.alerts if alert["rule"] == "drift"]
+    assert (told["state"], told["severity"]) == ("resolved", "info")
+    assert "higher" in told["explanation"]

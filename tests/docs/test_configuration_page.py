@@ -32,6 +32,7 @@ SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "rate": settings.RateConfig,
     "rolling": settings.RollingConfig,
     "[streams.alerts]": settings.AlertConfig,
+    "[streams.drift]": settings.DriftConfig,
     "[streams.prognosis]": settings.PrognosisConfig,
     "[[streams.prognosis.limits]]": settings.LimitConfig,
     "tumbling": settings.TumblingConfig,
