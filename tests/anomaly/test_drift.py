@@ -38,7 +38,7 @@ def test_stationary_noise_gives_less_than_one_in_100_000(phi: float) -> None:
     assert len([n for seed in range(4) for n in watch(ar1(seed, 100_000, phi))]) < 4
 
 
-@pytest.mark.parametrize("phi", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("phi", [0.0, 0.5])
 def test_a_shift_of_3_sd_is_told_once_within_200_readings(phi: float) -> None:
     for seed in range(5):
         values = 71 + ar1(seed, 8000, phi)
@@ -48,6 +48,16 @@ def test_a_shift_of_3_sd_is_told_once_within_200_readings(phi: float) -> None:
         assert abs((told.started_at - 1.7e9) / 60 - 5000) <= 48
         assert "higher" in told.explanation
         assert (told.state, told.severity) == ("resolved", "info")
+
+
+def test_most_shifts_of_3_sd_are_told_where_the_noise_itself_wanders() -> None:
+    told = []
+    for seed in range(20):
+        values = ar1(seed, 8000, 0.9)
+        values[5000:] += 3
+        told.append(watch(values))
+    assert sum(len(notices) == 1 for notices in told) >= 13
+    assert all(len(notices) <= 1 for notices in told)
 
 
 def test_a_change_of_spread_is_told() -> None:
@@ -78,7 +88,7 @@ def test_what_is_no_lasting_change_is_not_told(shape: str) -> None:
 
 def test_random_walks_are_seldom_taken_for_changes() -> None:
     told = [watch(np.cumsum(np.random.default_rng(seed).normal(size=50_000))) for seed in range(8)]
-    assert sum(map(len, told)) <= 8  # in 400,000 readings
+    assert sum(map(len, told)) <= 3  # in 400,000 readings
 
 
 @pytest.mark.parametrize("kind", ["ewz", "rate_of_change"])
