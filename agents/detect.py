@@ -13,13 +13,14 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.alerts import AlertEvent, AlertMachine, describe
 from anomaly.detector import Detector
+from anomaly.notice import Notice
 from anomaly.registry import build_detector
 from anomaly.verdict import Verdict, judge
 from streams import metrics
@@ -31,6 +32,10 @@ from streams.records import ARROW_HEADERS, Alert, Chunk, ReadingBatch, Rejected,
 from streams.sequences import SequenceTracker
 from streams.state import BlobState, SensorState
 from streams.transforms import Pipeline
+
+if TYPE_CHECKING:
+    from anomaly.drift import DriftWatch
+    from anomaly.prognosis import Prognosis
 
 
 class Output(NamedTuple):
@@ -76,6 +81,17 @@ class StreamDetector:
         self.alerts = AlertMachine(stream.alerts)
         self.encoder = PredictionEncoder(stream, self.detector.name, self.detector.version)
         self.units = [spec.unit for spec in stream.fields.values()]
+        self.prognosis: Prognosis | None = None
+        if stream.prognosis.limits:
+            from anomaly.prognosis import Prognosis  # needs numba, 65 MB
+
+            self.prognosis = Prognosis(stream.prognosis, stream.field_names, self.units)
+
+        self.drift: DriftWatch | None = None
+        if stream.drift.enabled:
+            from anomaly.drift import DriftWatch
+
+            self.drift = DriftWatch(stream.drift, stream.field_names, self.units)
 
     def new_state(self) -> SensorState:
         """Make the empty state of a partition."""
@@ -85,6 +101,10 @@ class StreamDetector:
         }
         if self.transforms is not None:
             parts["transforms"] = self.transforms.init
+        if self.prognosis is not None:
+            parts["prognosis"] = self.prognosis.init
+        if self.drift is not None:
+            parts["drift"] = self.drift.init
         return SensorState("detect", self.stream.state_fingerprint(), parts)
 
 
@@ -163,9 +183,20 @@ class DetectPartition:
             rows, values, ts = rows[picked], values[picked], ts[picked]
         if shared.transforms is not None:
             values = shared.transforms.apply(state.rows["transforms"], rows, values, ts)
-        scores, explain = shared.detector.examine(state.rows["detector"], rows, values, ts)
+        notices: list[Notice] = []
+        if shared.drift is None:
+            scores, explain = shared.detector.examine(state.rows["detector"], rows, values, ts)
+        else:
+            from anomaly.drift import examine_in_parts
+
+            notices = shared.drift.update(state.rows["drift"], rows, values, ts)
+            scores, explain = examine_in_parts(
+                shared.detector, state.rows["detector"], rows, values, ts, notices
+            )
         verdict = judge(scores, shared.detector.thresholds)
         events = shared.alerts.update(state.rows["alerts"], rows, values, ts, verdict)
+        if shared.prognosis is not None:
+            notices += shared.prognosis.update(state.rows["prognosis"], rows, values, ts, verdict)
         state.touch(rows, batch.last_offset)
 
         published = batch.published if picked is None else batch.published[picked]
@@ -179,10 +210,12 @@ class DetectPartition:
             out_keys, messages = shared.encoder.encode_messages(batch, picked, *judged, now)
             headers = [ARROW_HEADERS if is_arrow(message, ()) else () for message in messages]
             outcome.predictions = Output(out_keys, messages, headers)
-        if events:
+        if events or notices:
+            told: list[AlertEvent | Notice] = [*events, *notices]
             alerts = [self._alert(event, batch, explain) for event in events]
-            outcome.alerts = Output([keys[event.row] for event in events], [*map(encode_alert, alerts)])
-            for event in events:
+            alerts += [self._notice(notice, batch) for notice in notices]
+            outcome.alerts = Output([keys[event.row] for event in told], [*map(encode_alert, alerts)])
+            for event in told:
                 metrics.ALERTS.labels(batch.stream, event.state).inc()
         return outcome
 
@@ -206,6 +239,25 @@ class DetectPartition:
             ts=event.ts,
             count=event.count,
             explanation=describe(event, name, shared.units[event.field], why),
+        )
+
+    def _notice(self, notice: Notice, batch: ReadingBatch) -> Alert:
+        sensor = self.state.ids[notice.row]
+        return Alert(
+            id=notice.alert_id(batch.stream, sensor),
+            key=notice.key(batch.stream, sensor),
+            rule=notice.rule,
+            severity=notice.severity,
+            state=notice.state,
+            source=sensor,
+            field=self.shared.stream.field_names[notice.field],
+            value=notice.value,
+            score=notice.score,
+            threshold=notice.threshold,
+            started_at=notice.started_at,
+            ts=notice.ts,
+            count=notice.count,
+            explanation=notice.explanation,
         )
 
 

@@ -14,6 +14,7 @@ from streams.config import (
     FieldConfig,
     HoppingConfig,
     KafkaConfig,
+    LimitConfig,
     StreamConfig,
     WorkerConfig,
 )
@@ -182,7 +183,19 @@ def _check_stream(
             except ConfigError as error:
                 for fault in error.faults:
                     note(f"{where}.{fault.path}", fault.message)
+    for i, limit in enumerate(stream.prognosis.limits):
+        if limit is not BAD:
+            _check_limit(limit, stream, f"{path}.prognosis.limits[{i}]", note)
     _check_detector(stream, path, note)
+
+
+def _check_limit(limit: LimitConfig, stream: StreamConfig, path: str, note: Note) -> None:
+    if limit.field not in stream.fields:
+        note(f"{path}.field", f"'{limit.field}' is no field: use one of {', '.join(stream.fields)}")
+    if limit.low is None and limit.high is None:
+        note(path, "has no bound: set low or high")
+    elif limit.low is not None and limit.high is not None and limit.low >= limit.high:
+        note(f"{path}.low", f"{limit.low:g} is not below high {limit.high:g}: swap or change them")
 
 
 def _check_field(name: str, spec: FieldConfig, stream: StreamConfig, path: str, note: Note) -> None:

@@ -143,6 +143,57 @@ class AlertConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, froz
     severity: Literal["info", "warning", "critical"] = "warning"
 
 
+class LimitConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """Bounds of a field that prognosis looks ahead to."""
+
+    field: str
+    low: float | None = None
+    high: float | None = None
+    #: What approaches them: the value, its root mean square, or how many anomalous readings there were.
+    of: Literal["value", "rms", "anomalies"] = "value"
+    #: The bound is the end of a life: exponential growth is tried too.
+    wear: bool = False
+
+
+class PrognosisConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """What is predicted, and how far ahead."""
+
+    limits: list[LimitConfig] = []
+    #: An alert opens when a limit may be reached within this time.
+    horizon_s: Positive = 86_400.0
+    #: How far back a trend is learned; None: twice the horizon.
+    memory_s: Positive | None = None
+    #: Of the interval that is given.
+    confidence: Annotated[float, Meta(ge=0.5, le=0.99)] = 0.8
+    severity: Literal["info", "warning", "critical"] = "warning"
+
+    @property
+    def memory(self) -> float:
+        """Seconds that a trend is learned from, with the default filled in."""
+        return 2 * self.horizon_s if self.memory_s is None else self.memory_s
+
+    def state_parts(self) -> object:
+        """What kept state depends on; where the bounds are is not in it."""
+        limits = [[limit.field, limit.of] for limit in self.limits]
+        return [limits, any(limit.wear for limit in self.limits), self.memory]
+
+
+class DriftConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """When a change counts as lasting."""
+
+    enabled: bool = False
+    #: A change must last so many readings ...
+    readings: Annotated[int, Meta(ge=64)] = 128
+    #: ... and so long, in event time.
+    lasting_s: NonNegative = 10_800.0
+    #: Standard deviations of the usual movement of level or spread that a change must exceed.
+    sigmas: Positive = 6.0
+    #: The least change of level, in standard deviations of the readings.
+    least_sd: NonNegative = 1.0
+    #: The least factor by which the spread changes.
+    least_factor: Annotated[float, Meta(ge=1)] = 1.5
+
+
 def _ewz() -> dict[str, Any]:
     return {"type": "ewz"}
 
@@ -163,6 +214,10 @@ class StreamConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fro
     fields: dict[str, FieldConfig]
     detector: dict[str, Any] = msgspec.field(default_factory=_ewz)
     alerts: AlertConfig = AlertConfig()
+    #: Failure prediction.
+    prognosis: PrognosisConfig = PrognosisConfig()
+    #: Lasting changes.
+    drift: DriftConfig = DriftConfig()
     windows: list[WindowConfig] = []
 
     def __post_init__(self) -> None:
@@ -179,13 +234,22 @@ class StreamConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fro
     def state_fingerprint(self) -> str:
         """A word that changes when kept detector state no longer fits this configuration.
 
-        It covers the fields and their order, the transforms, what tells one sensor from another, and the
-        detector without its thresholds: another threshold judges the same state.
+        It covers the fields and their order, the transforms, what tells one sensor from another, the
+        detector without its thresholds (another threshold judges the same state), and what prognosis
+        and drift keep.
         """
         detector = {k: v for k, v in self.detector.items() if k not in ("threshold", "thresholds")}
-        return _fingerprint(
-            [self.id_field, [[name, field.transforms] for name, field in self.fields.items()], detector]
-        )
+        parts: list[object] = [
+            self.id_field,
+            [[name, field.transforms] for name, field in self.fields.items()],
+            detector,
+        ]
+        # only where they are configured: state from before stays good without them
+        if self.prognosis.limits:
+            parts.append(["prognosis", self.prognosis.state_parts()])
+        if self.drift.enabled:
+            parts.append(["drift", self.drift])
+        return _fingerprint(parts)
 
     def windows_fingerprint(self) -> str:
         """Like `state_fingerprint`, for the state of the windows."""

@@ -116,6 +116,11 @@ class EwzDetector:
         """See `Detector.init`."""
         return np.zeros(n, self.dtype)
 
+    def relearn(self, state: StateArray, row: int, column: int) -> None:
+        """Forget a sensor's field: it warms up again."""
+        for part in ("n", "mean", "var"):
+            state[part][row, column] = 0
+
     def score(self, state: StateArray, rows: RowArray, values: FloatArray, ts: FloatArray) -> FloatArray:
         """See `Detector.score`; the score is z."""
         return self.examine(state, rows, values, ts)[0]

@@ -101,6 +101,12 @@ class CellDetector(ABC):
         """See `Detector.init`."""
         return np.zeros(n, self.dtype)
 
+    def relearn(self, state: StateArray, row: int, column: int) -> None:
+        """Forget a sensor's field (the whole sensor where fields are scored together): it warms up again."""
+        column = column if self.per_field else 0
+        for part in ("cells", "tails"):
+            state[part][row, column] = np.zeros((), state[part].dtype)
+
     def score(self, state: StateArray, rows: RowArray, values: FloatArray, ts: FloatArray) -> FloatArray:
         """See `Detector.score`; the score is the surprise in decades."""
         return self.examine(state, rows, values, ts)[0]

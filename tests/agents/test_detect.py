@@ -10,7 +10,16 @@ import numpy as np
 
 from agents.detect import DetectPartition, StreamDetector
 from streams.codecs import ReadingCodec
-from streams.config import AlertConfig, DeltaConfig, FieldConfig, ScaleConfig, StreamConfig
+from streams.config import (
+    AlertConfig,
+    DeltaConfig,
+    DriftConfig,
+    FieldConfig,
+    LimitConfig,
+    PrognosisConfig,
+    ScaleConfig,
+    StreamConfig,
+)
 from streams.records import Chunk
 
 NOW = time.time()
@@ -183,3 +192,55 @@ def test_what_is_read_again_after_a_seek_is_not_applied_again() -> None:
     assert run.predictions == reference.predictions
     assert (run.alerts, run.dead) == (reference.alerts, reference.dead)
     assert (run.lost, run.duplicated) == (0, 0)
+
+
+def test_a_prediction_is_an_alert_of_its_own_and_survives_a_restart() -> None:
+    limits = [LimitConfig(field="temperature", high=60)]
+    stream = msgspec.structs.replace(STREAM, prognosis=PrognosisConfig(limits=limits, horizon_s=500))
+    chance = np.random.default_rng(4)
+    values = [
+        msgspec.json.encode(
+            {"sensor_id": "s", "ts": NOW - 1000 + n, "temperature": 20 + n / 20 + chance.normal()}
+        )
+        for n in range(900)
+    ]
+    reference, run = Run(stream), Run(stream)
+    reference.take(chunk(values, 0, 900))
+    run.take(chunk(values, 0, 401))
+    run.checkpoint()
+    run.start()
+    run.take(chunk(values, 401, 900))
+    assert run.alerts == reference.alerts
+    foreseen = [alert for alert in run.alerts if alert["rule"] == "prognosis"]
+    assert [alert["state"] for alert in foreseen][:: len(foreseen) - 1] == ["firing", "resolved"]
+    assert "reaches 60 °C in" in foreseen[0]["explanation"]
+    assert {alert["key"] for alert in foreseen} == {"plant/s/prognosis/temperature/high"}
+    moved = msgspec.structs.replace(limits[0], high=70)
+    other = PrognosisConfig(limits=[moved], horizon_s=500)
+    assert msgspec.structs.replace(stream, prognosis=other).state_fingerprint() == stream.state_fingerprint()
+
+
+def test_a_lasting_change_is_told_once_however_it_is_cut() -> None:
+    stream = msgspec.structs.replace(STREAM, drift=DriftConfig(enabled=True, readings=64, lasting_s=0))
+    chance = np.random.default_rng(5)
+    values = [
+        msgspec.json.encode(
+            {"sensor_id": "s", "ts": NOW - 2000 + n, "temperature": 20 + 9 * (n >= 1000) + chance.normal()}
+        )
+        for n in range(1300)
+    ]
+    whole, parts = Run(stream), Run(stream)
+    whole.take(chunk(values, 0, 1300))
+    for start in range(0, 1300, 130):
+        parts.take(chunk(values, start, start + 130))
+        parts.checkpoint()
+        parts.start()
+    assert whole.scores() == parts.scores()
+
+    def by_id(run: Run) -> list[dict[str, Any]]:
+        return sorted(run.alerts, key=lambda alert: (alert["ts"], alert["rule"]))
+
+    assert by_id(whole) == by_id(parts)
+    (told,) = [alert for alert in whole.alerts if alert["rule"] == "drift"]
+    assert (told["state"], told["severity"]) == ("resolved", "info")
+    assert "higher" in told["explanation"]
