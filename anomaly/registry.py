@@ -28,6 +28,7 @@ DEFAULT = "ewz"
 DETECTORS: dict[str, str] = {
     "ewz": "anomaly.detectors.ewz:EwzDetector",
     "rate_of_change": "anomaly.detectors.rate_of_change:RateOfChangeDetector",
+    "robust": "anomaly.detectors.robust:RobustDetector",
 }
 
 
