@@ -29,6 +29,7 @@ DETECTORS: dict[str, str] = {
     "ewz": "anomaly.detectors.ewz:EwzDetector",
     "rate_of_change": "anomaly.detectors.rate_of_change:RateOfChangeDetector",
     "robust": "anomaly.detectors.robust:RobustDetector",
+    "stuck": "anomaly.detectors.stuck:StuckDetector",
 }
 
 
