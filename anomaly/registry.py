@@ -32,6 +32,8 @@ DETECTORS: dict[str, str] = {
     "novelty": "anomaly.detectors.novelty:NoveltyDetector",
     "rate_of_change": "anomaly.detectors.rate_of_change:RateOfChangeDetector",
     "seasonal": "anomaly.detectors.seasonal:SeasonalDetector",
+    "robust": "anomaly.detectors.robust:RobustDetector",
+    "stuck": "anomaly.detectors.stuck:StuckDetector",
 }
 
 
