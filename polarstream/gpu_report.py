@@ -13,6 +13,7 @@ import numpy as np
 import gpu_inference
 from gpu_inference import standard_models
 from gpu_inference.devices import pick_device
+from gpu_inference.opencl.memory import MemoryNeed
 
 if TYPE_CHECKING:
     from gpu_inference import TensorInfo
@@ -40,7 +41,7 @@ class LaunchShare(msgspec.Struct):
 
 
 class Profile(msgspec.Struct):
-    """Where a model's time on the device goes, and what the device reaches at best."""
+    """Where a model's time on the device goes, what it reaches at best, and the memory that was foreseen."""
 
     launches: list[LaunchShare]
     total_us: float
@@ -48,6 +49,7 @@ class Profile(msgspec.Struct):
     constant_bytes: int
     peak_gflops: float
     peak_gbps: float
+    memory: MemoryNeed
 
 
 class DeviceSummary(msgspec.Struct):
@@ -105,6 +107,7 @@ def profile_model(
     """Measure every launch of one run, and the peak of the session's device."""
     from gpu_inference.opencl.peak import measure_peak
 
+    memory = session.memory_need(inputs)
     launches = [
         LaunchShare(t.node, t.kernel, t.source, t.time_us, t.flops, t.bytes, t.slots)
         for t in session.profile(inputs)
@@ -112,7 +115,7 @@ def profile_model(
     report = session.report
     total = sum(launch.time_us for launch in launches)
     gflops, gbps = measure_peak(device)
-    return Profile(launches, total, report.slot_bytes, report.constant_bytes, gflops, gbps)
+    return Profile(launches, total, report.slot_bytes, report.constant_bytes, gflops, gbps, memory)
 
 
 def chrome_trace(profile: Profile) -> list[dict[str, Any]]:

@@ -48,7 +48,7 @@ def register(app: typer.Typer) -> None:
 
 
 @contextmanager
-def _engine_errors() -> Iterator[None]:
+def engine_errors() -> Iterator[None]:
     """What an engine says is for the user, as any error of ours."""
     from gpu_inference.errors import EngineError
 
@@ -58,13 +58,18 @@ def _engine_errors() -> Iterator[None]:
         raise Stop(str(error)) from error
 
 
-@contextmanager
-def _opened(model: Path, device: str | None) -> Iterator[OpenCLSession]:
+def require_file(model: Path) -> None:
+    """Refuses a model that isn't there."""
     if not model.is_file():
         raise UsageError(f"there is no file '{model}': name an .onnx file")
+
+
+@contextmanager
+def _opened(model: Path, device: str | None) -> Iterator[OpenCLSession]:
+    require_file(model)
     from gpu_inference.opencl.session import OpenCLSession
 
-    with _engine_errors():
+    with engine_errors():
         session = OpenCLSession(model, device)
         try:
             yield session
@@ -79,7 +84,7 @@ def devices(json: JsonOption = False) -> int:
     """
     from gpu_inference.devices import INSTALL_HINT, list_devices
 
-    with _engine_errors():
+    with engine_errors():
         found = list_devices()
     if json:
         print_json([msgspec.to_builtins(device) | {"is_rx580": device.is_rx580} for device in found])
@@ -143,7 +148,10 @@ def profile(
     from polarstream.gpu_report import chrome_trace, example_inputs, profile_model
 
     with _opened(model, device) as session:
-        found = profile_model(session, example_inputs(session.inputs, batch), pick_device(device))
+        inputs = example_inputs(session.inputs, batch)
+        if not json:  # before anything is allocated, so that it stands there if the device refuses
+            print(f"takes {session.memory_need(inputs)}", flush=True)
+        found = profile_model(session, inputs, pick_device(device))
     if trace is not None:
         trace.write_bytes(msgspec.json.encode(chrome_trace(found)))
     if json:
@@ -185,7 +193,7 @@ def gpu_report(
     """
     from polarstream.gpu_report import measure_device
 
-    with _engine_errors(), progress_bar("measuring", show=not json) as move:
+    with engine_errors(), progress_bar("measuring", show=not json) as move:
         report = measure_device(device, move)
     out.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
     if json:

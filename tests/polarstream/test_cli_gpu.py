@@ -92,7 +92,11 @@ def test_a_profile_has_every_launch_with_its_time(cli: Cli, model: str, tmp_path
     assert [event["dur"] for event in events] == [one["time_us"] for one in found["launches"]]
     shown = cli.run("profile", model, "--top", "3")
     assert f"{len(found['launches'])} launches" in shown.stdout
-    assert len(shown.stdout.splitlines()) == 5
+    assert shown.stdout.startswith("takes ")
+    assert "of weights" in shown.stdout.splitlines()[0]
+    assert len(shown.stdout.splitlines()) == 6
+    assert found["memory"]["weight_bytes"] == found["constant_bytes"]
+    assert found["memory"]["slot_bytes"] == found["slot_bytes"]
 
 
 @needs_device
