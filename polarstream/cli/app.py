@@ -6,7 +6,18 @@ import sys
 
 import typer
 
-from polarstream.cli import bench, broker, checks, configuration, dlq, gpu, processes, records, topics
+from polarstream.cli import (
+    bench,
+    broker,
+    checks,
+    configuration,
+    dlq,
+    forecast,
+    gpu,
+    processes,
+    records,
+    topics,
+)
 
 EPILOG = (
     "Exit codes: 0 done, 1 fault, 2 wrong usage or configuration, 65 bad input, 69 no broker, "
@@ -48,6 +59,7 @@ processes.register(app)
 records.register(app)
 checks.register(app)
 gpu.register(app)
+forecast.register(app)
 app.add_typer(broker.app, name="broker")
 app.add_typer(topics.app, name="topics")
 app.add_typer(dlq.app, name="dlq")
