@@ -81,9 +81,11 @@ class DeviceHandle:
 
         ours = self.memory_bytes - self._held_bytes
         try:
-            return min(ours, 1024 * int(self.device.global_free_memory_amd[0]))
-        except (cl.Error, AttributeError, IndexError, TypeError):
+            told = self.device.global_free_memory_amd
+        except (cl.Error, AttributeError):
             return ours
+        free_kib = told if isinstance(told, int) else next(iter(told), 0)
+        return min(ours, 1024 * int(free_kib)) if free_kib else ours  # some drivers say 0
 
 
 _lock = threading.Lock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -167,6 +168,17 @@ def test_what_a_session_holds_is_no_longer_free_until_it_is_closed(
     session.close()
     other.close()
     assert handle.free_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("told", "free"), [([1024, 512], 1 << 20), (2048, 2 << 20), ([], 1 << 40), ([0, 0], 1 << 40)]
+)
+def test_amds_drivers_tell_what_is_free(
+    handle: DeviceHandle, monkeypatch: pytest.MonkeyPatch, told: Any, free: int
+) -> None:
+    monkeypatch.setattr(handle, "device", SimpleNamespace(global_free_memory_amd=told))
+    monkeypatch.setattr(handle, "memory_bytes", (1 << 40) + handle._held_bytes)
+    assert handle.free_bytes() == free
 
 
 # ---- staging
