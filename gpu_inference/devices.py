@@ -65,6 +65,27 @@ class DeviceHandle:
         self.programs = ProgramCache(self.context)
         self.driver = f"{device.platform.name} {device.driver_version}"
         self.memory_bytes = int(device.global_mem_size)
+        self.max_buffer_bytes = int(device.max_mem_alloc_size)
+        self.unified_memory = bool(device.host_unified_memory)
+        self._held_bytes = 0
+        self._lock = threading.Lock()
+
+    def hold(self, change_bytes: int) -> None:
+        """A session took so much of the device's memory, or gave it back (negative)."""
+        with self._lock:
+            self._held_bytes += change_bytes
+
+    def free_bytes(self) -> int:
+        """Memory that is left: as AMD's drivers tell it, elsewhere all that sessions of ours don't hold."""
+        import pyopencl as cl
+
+        ours = self.memory_bytes - self._held_bytes
+        try:
+            told = self.device.global_free_memory_amd
+        except (cl.Error, AttributeError):
+            return ours
+        free_kib = told if isinstance(told, int) else next(iter(told), 0)
+        return min(ours, 1024 * int(free_kib)) if free_kib else ours  # some drivers say 0
 
 
 _lock = threading.Lock()

@@ -52,6 +52,7 @@ def load(
     engine: EngineName = "opencl",
     device: str | int | None = None,
     fallback: bool = True,
+    max_batch: int | None = None,
 ) -> Session:
     """Loads an ONNX model.
 
@@ -61,6 +62,9 @@ def load(
         device: OpenCL device by index or by part of its name or vendor, None for the best one; for
             onnxruntime the name of an execution provider.
         fallback: nodes that our engine lacks run on onnxruntime, announced once; False raises instead.
+        max_batch: the largest size that free dimensions will have: the memory that our engine takes for it
+            is logged, and refused where the device has too little, before any of it is taken. None leaves
+            that to the first run.
 
     Raises:
         ModelError: the model is broken or asks for what the engine lacks.
@@ -75,7 +79,7 @@ def load(
         case "opencl":
             from gpu_inference.opencl.session import OpenCLSession
 
-            return OpenCLSession(model, device, fallback=fallback)
+            return OpenCLSession(model, device, fallback=fallback, max_batch=max_batch)
         case "onnxruntime":
             from gpu_inference.onnxruntime_engine import OnnxRuntimeSession
 

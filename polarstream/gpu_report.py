@@ -13,15 +13,20 @@ import numpy as np
 import gpu_inference
 from gpu_inference import standard_models
 from gpu_inference.devices import pick_device
+from gpu_inference.opencl.memory import MemoryNeed
 
 if TYPE_CHECKING:
     from gpu_inference import TensorInfo
+    from gpu_inference.conformance import NodeTests
     from gpu_inference.devices import DeviceInfo
     from gpu_inference.opencl.session import OpenCLSession
 
 #: Results may differ from onnxruntime's by so much of the largest output.
 TOLERANCE = 1e-3
 _REPEATS = 20
+# of the progress bar, against one node test; and what the node tests of --quick may take at most
+_MODEL_SHARE = 100
+_QUICK_S = 120.0
 
 
 class LaunchShare(msgspec.Struct):
@@ -40,7 +45,7 @@ class LaunchShare(msgspec.Struct):
 
 
 class Profile(msgspec.Struct):
-    """Where a model's time on the device goes, and what the device reaches at best."""
+    """Where a model's time on the device goes, what it reaches at best, and the memory that was foreseen."""
 
     launches: list[LaunchShare]
     total_us: float
@@ -48,6 +53,7 @@ class Profile(msgspec.Struct):
     constant_bytes: int
     peak_gflops: float
     peak_gbps: float
+    memory: MemoryNeed
 
 
 class DeviceSummary(msgspec.Struct):
@@ -65,16 +71,33 @@ class DeviceSummary(msgspec.Struct):
 
 
 class ModelTimes(msgspec.Struct):
-    """One standard model: milliseconds without copies, and the largest error against onnxruntime."""
+    """One standard model: milliseconds without copies, and the largest error against onnxruntime.
+
+    `failure` says why there are none, where the driver or the card failed it.
+    """
 
     model: str
     batch: int
-    untuned_ms: float
-    tuned_ms: float
-    gflops: float
-    launches: int
-    error: float
-    right: bool
+    untuned_ms: float = 0.0
+    tuned_ms: float = 0.0
+    gflops: float = 0.0
+    launches: int = 0
+    error: float = 0.0
+    right: bool = False
+    failure: str = ""
+
+
+class Conformance(msgspec.Struct):
+    """ONNX's own node tests on the card: how many passed, which failed and why, which did not run.
+
+    `running` is the one that was under way when the file was written: "" at the end.
+    """
+
+    passed: int
+    failed: dict[str, str]
+    not_run: tuple[str, ...]
+    seconds: float
+    running: str = ""
 
 
 class GpuReport(msgspec.Struct):
@@ -85,6 +108,12 @@ class GpuReport(msgspec.Struct):
     peak_gflops: float
     peak_gbps: float
     models: list[ModelTimes]
+    conformance: Conformance | None = None
+
+    @property
+    def right(self) -> bool:
+        """Whether everything that ran gave the right result."""
+        return all(one.right for one in self.models) and not (self.conformance and self.conformance.failed)
 
 
 def example_inputs(inputs: Iterable[TensorInfo], batch: int) -> dict[str, np.ndarray[Any, Any]]:
@@ -105,6 +134,7 @@ def profile_model(
     """Measure every launch of one run, and the peak of the session's device."""
     from gpu_inference.opencl.peak import measure_peak
 
+    memory = session.memory_need(inputs)
     launches = [
         LaunchShare(t.node, t.kernel, t.source, t.time_us, t.flops, t.bytes, t.slots)
         for t in session.profile(inputs)
@@ -112,7 +142,7 @@ def profile_model(
     report = session.report
     total = sum(launch.time_us for launch in launches)
     gflops, gbps = measure_peak(device)
-    return Profile(launches, total, report.slot_bytes, report.constant_bytes, gflops, gbps)
+    return Profile(launches, total, report.slot_bytes, report.constant_bytes, gflops, gbps, memory)
 
 
 def chrome_trace(profile: Profile) -> list[dict[str, Any]]:
@@ -141,16 +171,27 @@ def chrome_trace(profile: Profile) -> list[dict[str, Any]]:
     return events
 
 
-def measure_device(wanted: str | None, progress: Callable[[float, float, str], None]) -> GpuReport:
-    """Measure a device.
+def measure_device(
+    wanted: str | None,
+    progress: Callable[[float, float, str], None],
+    *,
+    quick: bool = False,
+    save: Callable[[GpuReport], None] = lambda report: None,
+) -> GpuReport:
+    """Measure a device: its peak, the standard models, ONNX's node tests.
 
     Args:
         wanted: index or part of a name; None for the best.
         progress: called with (done, of, what is going on).
+        quick: models at batch 1, one node test an operator, none begun after two minutes of them.
+        save: called with what is known so far, so that a card that hangs leaves a report too.
 
     Raises:
-        DeviceError: there is no such device, or it is too small.
+        DeviceError: there is no such device.
     """
+    from importlib.metadata import version
+
+    from gpu_inference.conformance import device_tests, run_node_tests
     from gpu_inference.opencl.peak import measure_peak
 
     info = pick_device(wanted)
@@ -161,18 +202,31 @@ def measure_device(wanted: str | None, progress: Callable[[float, float, str], N
             ("ResNet-50", _resnet50, 64 if small else 224),
             ("MobileNetV2", standard_models.mobilenet_v2, 64 if small else 224),
         )
-        for batch in ((1,) if small else (1, 8))
+        for batch in ((1,) if small or quick else (1, 8))
     ]
-    progress(0, len(cases) + 1, "peak")
+    tests = device_tests(quick=quick)
+    models_share = _MODEL_SHARE * (len(cases) + 1)
+    whole = models_share + len(tests)
+    progress(0, whole, "peak")
     gflops, gbps = measure_peak(info)
-    models = []
+    report = GpuReport(version("polarstream"), _summary(info), gflops, gbps, [])
     for number, (name, model, batch) in enumerate(cases, 1):
-        progress(number, len(cases) + 1, f"{name}, batch {batch}")
-        models.append(_measure_model(name, model, batch, info.index))
-    progress(len(cases) + 1, len(cases) + 1, "done")
-    from importlib.metadata import version
+        progress(_MODEL_SHARE * number, whole, f"{name}, batch {batch}")
+        report.models.append(_measure_model(name, model, batch, info.index))
+        save(report)
 
-    summary = DeviceSummary(
+    def note(found: NodeTests, running: str) -> None:
+        progress(whole - len(found.not_run), whole, running)
+        report.conformance = Conformance(found.passed, found.failed, found.not_run, found.seconds, running)
+        save(report)
+
+    note(run_node_tests(info.index, tests, limit_s=_QUICK_S if quick else None, progress=note), "")
+    progress(whole, whole, "done")
+    return report
+
+
+def _summary(info: DeviceInfo) -> DeviceSummary:
+    return DeviceSummary(
         info.name,
         info.vendor,
         info.platform,
@@ -183,7 +237,6 @@ def measure_device(wanted: str | None, progress: Callable[[float, float, str], N
         info.traits.kind,
         list(info.problems),
     )
-    return GpuReport(version("polarstream"), summary, gflops, gbps, models)
 
 
 def _resnet50(size: int) -> bytes:
@@ -191,6 +244,13 @@ def _resnet50(size: int) -> bytes:
 
 
 def _measure_model(name: str, model: bytes, batch: int, device: int) -> ModelTimes:
+    try:
+        return _measured(name, model, batch, device)
+    except Exception as error:  # a driver's failure of one model is a finding, not the end of the report
+        return ModelTimes(name, batch, failure=f"{type(error).__name__}: {str(error)[:2000]}")
+
+
+def _measured(name: str, model: bytes, batch: int, device: int) -> ModelTimes:
     from gpu_inference.opencl.session import OpenCLSession
 
     session = OpenCLSession(model, device)

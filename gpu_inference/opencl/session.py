@@ -14,18 +14,18 @@ from typing import Any, Final
 import numpy as np
 
 from gpu_inference.devices import DeviceHandle, open_device, pick_device
-from gpu_inference.errors import DeviceError, EngineError
+from gpu_inference.errors import EngineError, ModelError
 from gpu_inference.graph.checks import check_inputs
 from gpu_inference.graph.importer import import_graph, read_model
 from gpu_inference.graph.ir import Array, Graph, TensorInfo
 from gpu_inference.graph.passes.pipeline import optimise
-from gpu_inference.opencl.arena import SlotPool
+from gpu_inference.opencl.buffers import DeviceBuffers
 from gpu_inference.opencl.choices import Choices, default_cache_path
 from gpu_inference.opencl.launch import Buf, Launch
+from gpu_inference.opencl.memory import MemoryNeed
 from gpu_inference.opencl.plan import MAX_CONTINUATIONS, NeedsInputValue, Planner, Segment
 from gpu_inference.opencl.timing import LaunchTimer
 from gpu_inference.opencl.tuner import Progress, Tuner, TuningCache
-from gpu_inference.opencl.value import Value
 
 _log = logging.getLogger(__name__)
 
@@ -119,13 +119,24 @@ class OpenCLSession:
         model: path or bytes.
         device: index or part of a name; None for the best.
         fallback: run missing operators on onnxruntime.
+        max_batch: size of free dimensions to weigh the device's memory for, here instead of at the first run.
+
+    Raises:
+        DeviceError: the device has too little memory for `max_batch`; none was taken.
     """
 
     def __init__(
-        self, model: str | os.PathLike[str] | bytes, device: str | int | None = None, *, fallback: bool = True
+        self,
+        model: str | os.PathLike[str] | bytes,
+        device: str | int | None = None,
+        *,
+        fallback: bool = True,
+        max_batch: int | None = None,
     ) -> None:
         graph = optimise(import_graph(read_model(model)))
         self._open(graph, open_device(pick_device(device)), fallback)
+        if max_batch is not None:
+            self._foresee(max_batch)
 
     def _open(self, graph: Graph, handle: DeviceHandle, fallback: bool) -> None:
         import pyopencl as cl
@@ -133,13 +144,11 @@ class OpenCLSession:
         self._cl: Any = cl
         self._graph, self._handle = graph, handle
         self._queue: Any = cl.CommandQueue(handle.context)
-        self._pool = SlotPool(handle.context)
-        self._constants: dict[str, Any] = {}
-        self._constant_bytes = 0
+        self._buffers = DeviceBuffers(handle)
         self._tuner = _tuner_of(handle)
         self._choices = Choices(handle.traits, self._tuner)
         self._planner = Planner(
-            graph, handle.traits, self._constants, fallback=fallback, choices=self._choices
+            graph, handle.traits, self._buffers.constants, fallback=fallback, choices=self._choices
         )
         self._first: Segment | None = None
         self._last: Segment | None = None
@@ -165,8 +174,8 @@ class OpenCLSession:
         """Launches, memory and what runs elsewhere; meaningful after the first run."""
         return Report(
             self._launches,
-            self._pool.sizes,
-            self._constant_bytes,
+            self._buffers.slot_bytes,
+            self._buffers.constant_bytes,
             dict(self._planner.fallen_back),
             len(self._plans),
         )
@@ -289,14 +298,30 @@ class OpenCLSession:
         self._plans.clear()
         self._bound.clear()
         self._first = self._last = None
-        self._pool.close()
-        for buffer in self._constants.values():
-            buffer.release()
-        self._constants.clear()
+        self._buffers.close()
 
     # ---- planning
 
-    def _plan(self, inputs: Mapping[str, Array]) -> Segment:
+    def memory_need(self, inputs: Mapping[str, Array]) -> MemoryNeed:
+        """Device memory that the session holds once it has run on such inputs; plans, but takes none."""
+        check_inputs(self._graph.inputs, inputs)
+        return self._buffers.need(self._plan(inputs))
+
+    def _foresee(self, batch: int) -> None:
+        inputs = {
+            info.name: np.zeros([batch if size is None else size for size in info.shape or ()], info.dtype)
+            for info in self._graph.inputs
+        }
+        try:
+            segment = self._plan(inputs, guess=False)
+        except NeedsInputValue as need:
+            _log.info("the memory it takes shows at the first run: shapes depend on input %r", need.name)
+        except ModelError as error:
+            _log.warning("the memory it takes is unknown, it can't be planned for batch %d: %s", batch, error)
+        else:
+            self._buffers.check(segment)
+
+    def _plan(self, inputs: Mapping[str, Array], *, guess: bool = True) -> Segment:
         while True:
             key = (
                 tuple((info.name, inputs[info.name].shape) for info in self._graph.inputs),
@@ -310,6 +335,8 @@ class OpenCLSession:
             try:
                 segment = self._planner.start(shapes, values)
             except NeedsInputValue as need:
+                if not guess:
+                    raise
                 self._value_inputs.append(need.name)
                 continue
             self._plans[key] = segment
@@ -319,7 +346,9 @@ class OpenCLSession:
             return segment
 
     def _continue(self, segment: Segment) -> Segment:
-        arrays = [None if value is None else self._read(value) for value in segment.reads]
+        arrays = [
+            None if value is None else self._buffers.read(self._queue, value) for value in segment.reads
+        ]
         if segment.host_call is not None:
             results = segment.host_call.function(arrays)
             key: Any = tuple((array.shape, array.dtype.str) for array in results)
@@ -354,15 +383,9 @@ class OpenCLSession:
                 self._planner.fallen_back[label],
             )
 
-    # ---- device memory
-
     def _prepare(self, segment: Segment) -> None:
-        """Uploads constants, makes the arena large enough and presets every kernel's arguments."""
-        self._check_memory(segment)
-        for key, array in segment.constants.items():
-            self._upload(key, array)
-        segment.constants.clear()
-        self._pool.ensure(segment.slot_bytes, segment.live)
+        """Takes the memory that the segment needs and presets every kernel's arguments."""
+        self._buffers.prepare(self._queue, segment)
         bound = self._bound.get(segment)
         if bound is None:
             bound = self._bound[segment] = _Bound(
@@ -371,66 +394,18 @@ class OpenCLSession:
                 [launch.global_size for launch in segment.launches],
                 [launch.local_size for launch in segment.launches],
             )
-        if bound.generation != self._pool.generation:
+        if bound.generation != self._buffers.generation:
             for kernel, launch in zip(bound.kernels, segment.launches, strict=True):
                 self._preset(kernel, launch)
-            bound.generation = self._pool.generation
-
-    def _check_memory(self, segment: Segment) -> None:
-        new = sum(a.nbytes for key, a in segment.constants.items() if key not in self._constants)
-        arena = max(sum(segment.slot_bytes), self._pool.total_bytes)
-        needed = arena + self._constant_bytes + new
-        if needed > self._handle.memory_bytes:
-            raise DeviceError(
-                f"the model needs {needed / 2**20:.0f} MiB ({arena / 2**20:.0f} MiB of intermediate tensors, "
-                f"{(needed - arena) / 2**20:.0f} MiB of weights), the device has "
-                f"{self._handle.memory_bytes / 2**20:.0f} MiB: run a smaller batch, or take a larger device"
-            )
+            bound.generation = self._buffers.generation
 
     def _preset(self, kernel: Any, launch: Launch) -> None:
         for index, argument in enumerate(launch.args):
-            kernel.set_arg(index, self._resolve(argument) if isinstance(argument, Buf) else argument)
-
-    def _resolve(self, buf: Buf) -> Any:
-        buffer = self._buffer(buf.tensor)
-        return buffer[buf.offset_bytes :] if buf.offset_bytes else buffer
-
-    def _buffer(self, key: str) -> Any:
-        if key.startswith("slot:"):
-            return self._pool[int(key[5:])]
-        return self._constants[key]
-
-    def _upload(self, key: str, array: Array) -> None:
-        if key in self._constants:
-            return
-        flags = self._cl.mem_flags
-        size = max(array.nbytes, 16)
-        try:
-            buffer = self._cl.Buffer(self._handle.context, flags.READ_ONLY, size)
-        except self._cl.Error as error:
-            raise DeviceError(
-                f"no device memory for {size / 2**20:.1f} MiB of weights ({self._constant_bytes / 2**20:.1f} "
-                f"MiB held; {error}): close other sessions, or take a smaller model"
-            ) from error
-        if array.nbytes:
-            self._cl.enqueue_copy(self._queue, buffer, np.ascontiguousarray(array), is_blocking=True)
-        self._constants[key] = buffer
-        self._constant_bytes += size
+            value = self._buffers.resolve(argument) if isinstance(argument, Buf) else argument
+            kernel.set_arg(index, value)
 
     def _write(self, key: str, array: Array, dtype: np.dtype[Any]) -> None:
-        array = np.ascontiguousarray(array, dtype)
-        if array.nbytes:
-            self._cl.enqueue_copy(self._queue, self._buffer(key), array, is_blocking=True)
-
-    def _read(self, value: Value) -> Array:
-        if value.host is not None:
-            return value.host
-        dtype = np.dtype(np.float32) if value.dtype == np.float64 else value.dtype
-        array = np.empty(value.shape, dtype)
-        if array.nbytes:
-            source = self._buffer(value.stores["plain"].key)
-            self._cl.enqueue_copy(self._queue, array, source, is_blocking=True)
-        return array.astype(value.dtype, copy=False)
+        self._buffers.write(self._queue, key, array, dtype)
 
     # ---- running
 
@@ -450,7 +425,8 @@ class OpenCLSession:
         return len(bound.kernels)
 
     def _read_outputs(self, segment: Segment) -> dict[str, Array]:
-        return {
-            info.name: np.array(self._read(value))
-            for info, value in zip(self._graph.outputs, segment.outputs, strict=True)
-        }
+        results = {}
+        for info, value in zip(self._graph.outputs, segment.outputs, strict=True):
+            array = self._buffers.read(self._queue, value)
+            results[info.name] = array if value.host is None else array.copy()
+        return results

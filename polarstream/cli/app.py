@@ -14,6 +14,7 @@ from polarstream.cli import (
     configuration,
     dlq,
     evaluate,
+    forecast,
     gpu,
     processes,
     records,
@@ -61,6 +62,7 @@ records.register(app)
 backtest.register(app)
 checks.register(app)
 gpu.register(app)
+forecast.register(app)
 app.add_typer(broker.app, name="broker")
 app.add_typer(topics.app, name="topics")
 app.add_typer(dlq.app, name="dlq")

@@ -9,7 +9,9 @@ from unittest import mock
 
 import pytest
 
-from gpu_inference import DeviceError, devices, standard_models
+from gpu_inference import DeviceError, KernelError, conformance, devices, standard_models
+from gpu_inference.opencl import peak
+from polarstream import gpu_report
 from tests.e2e.cli import Cli
 
 
@@ -92,15 +94,90 @@ def test_a_profile_has_every_launch_with_its_time(cli: Cli, model: str, tmp_path
     assert [event["dur"] for event in events] == [one["time_us"] for one in found["launches"]]
     shown = cli.run("profile", model, "--top", "3")
     assert f"{len(found['launches'])} launches" in shown.stdout
-    assert len(shown.stdout.splitlines()) == 5
+    assert shown.stdout.startswith("takes ")
+    assert "of weights" in shown.stdout.splitlines()[0]
+    assert len(shown.stdout.splitlines()) == 6
+    assert found["memory"]["weight_bytes"] == found["constant_bytes"]
+    assert found["memory"]["slot_bytes"] == found["slot_bytes"]
+
+
+@pytest.fixture
+def short_report(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
+    """A report with no models to measure and few node tests, which keeps what it saves on the way."""
+
+    def shorten(tests: list[str]) -> None:
+        right = gpu_report.ModelTimes("a model", 1, 2.0, 1.0, 10.0, 5, 1e-6, True)
+        monkeypatch.setattr(gpu_report, "_measured", lambda *arguments: right)
+        monkeypatch.setattr(conformance, "device_tests", lambda quick: tests)
+        monkeypatch.setattr(peak, "measure_peak", lambda device: (100.0, 10.0))
+
+    return shorten
+
+
+@needs_device
+def test_a_report_counts_the_node_tests_and_names_those_that_fail(
+    cli: Cli, short_report: Callable[[list[str]], None]
+) -> None:
+    short_report(["test_relu", "test_det_2d", "test_matmul_2d"])
+    shown = cli.run("gpu-report", "--quick")
+    assert shown.returncode == 1
+    assert "2 passed, 1 failed, 0 not run" in shown.stdout
+    assert "test_det_2d: ModelError: Det node" in shown.stdout
+    report = json.loads((cli.folder / "gpu-report.json").read_text())
+    assert report["conformance"]["passed"] == 2
+    assert list(report["conformance"]["failed"]) == ["test_det_2d"]
+    assert report["conformance"]["running"] == ""
+    short_report(["test_relu"])
+    assert cli.run("gpu-report", "--quick", "--json").returncode == 0
+
+
+@needs_device
+def test_a_card_that_hangs_leaves_a_report_that_names_the_test(
+    cli: Cli, short_report: Callable[[list[str]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short_report(["test_relu", "test_matmul_2d", "test_exp"])
+    run = conformance.check_node_test
+
+    def hang(name: str, device: int) -> None:
+        if name == "test_matmul_2d":
+            raise KeyboardInterrupt
+        run(name, device)
+
+    monkeypatch.setattr(conformance, "check_node_test", hang)
+    assert cli.run("gpu-report").returncode == 130
+    report = json.loads((cli.folder / "gpu-report.json").read_text())
+    assert report["conformance"]["running"] == "test_matmul_2d"
+    assert report["conformance"]["passed"] == 1
+    assert report["conformance"]["not_run"] == ["test_matmul_2d", "test_exp"]
+    assert report["models"][0]["tuned_ms"] == 1.0
+
+
+@needs_device
+def test_a_model_that_the_driver_fails_is_a_finding_not_the_end(
+    cli: Cli, short_report: Callable[[list[str]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short_report(["test_relu"])
+
+    def fail(*arguments: object) -> None:
+        raise KernelError("kernel 'gemm' doesn't build\nwith a log")
+
+    monkeypatch.setattr(gpu_report, "_measured", fail)
+    shown = cli.run("gpu-report")
+    assert shown.returncode == 1
+    assert "KernelError: kernel 'gemm' doesn't build" in shown.stdout
+    assert "1 passed, 0 failed" in shown.stdout
+    report = json.loads((cli.folder / "gpu-report.json").read_text())
+    assert all("with a log" in one["failure"] for one in report["models"])
 
 
 @needs_device
 @pytest.mark.slow
 def test_a_gpu_report_is_right_and_written(cli: Cli, tmp_path: Path) -> None:
-    shown = cli.run("gpu-report", "--out", str(tmp_path / "report.json"))
+    shown = cli.run("gpu-report", "--quick", "--out", str(tmp_path / "report.json"))
     assert shown.returncode == 0, shown.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["device"]["name"] in shown.stdout
     assert {one["model"].split()[0] for one in report["models"]} == {"ResNet-50", "MobileNetV2"}
     assert all(one["right"] and one["tuned_ms"] > 0 for one in report["models"])
+    assert report["conformance"]["passed"] + len(report["conformance"]["not_run"]) > 150
+    assert report["conformance"]["failed"] == {}

@@ -7,18 +7,25 @@ latency.
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from benchmarks.engine_kernels import conv_launches
 from benchmarks.engine_networks import mobilenet_v2, resnet50
+from gpu_inference import standard_models
 from gpu_inference.errors import KernelError
+from gpu_inference.graph.importer import import_graph, read_model
+from gpu_inference.graph.passes.pipeline import optimise
 from gpu_inference.opencl import gfx803
+from gpu_inference.opencl.choices import Choices
 from gpu_inference.opencl.conv import candidates, plan_conv
 from gpu_inference.opencl.epilogue import Epilogue
 from gpu_inference.opencl.gemm import GemmShape, plan_gemm
 from gpu_inference.opencl.gemm import candidates as gemm_candidates
 from gpu_inference.opencl.launch import Buf, Kernel
+from gpu_inference.opencl.plan import Planner
 from gpu_inference.opencl.traits import RX580
+from gpu_inference.opencl.tuner import Tuner, TuningCache
 
 # The fully connected layers of both networks, and a product of runtime tensors.
 PRODUCTS = (
@@ -41,7 +48,22 @@ def offered() -> list[Kernel]:
             gemm_plan = plan_gemm(shape, Epilogue(bias=True), RX580, gemm_choice)
             launches = gemm_plan.launches(Buf("a"), Buf("b"), Buf("bias"), None, Buf("c"), Buf("ws"))
             kernels += [launch.kernel for launch in launches]
-    return list(dict.fromkeys(kernels))
+    return list(dict.fromkeys(kernels + offered_to_models()))
+
+
+def offered_to_models() -> list[Kernel]:
+    """What the tuner is offered for the ONNX models themselves: the passes decide what is fused into what."""
+    kernels: list[Kernel] = []
+    resnet = standard_models.resnet((3, 4, 6, 3), bottleneck=True, size=224)
+    for model in (resnet, standard_models.mobilenet_v2(size=224)):
+        graph = optimise(import_graph(read_model(model)))
+        for batch in (1, 8):
+            choices = Choices(RX580, Tuner(TuningCache(None), RX580, "none"))
+            Planner(graph, RX580, choices=choices).start({"x": ((batch, 3, 224, 224), np.dtype("f4"))}, {})
+            for problem in choices.problems.values():
+                for choice, _ in problem.predicted:
+                    kernels += [launch.kernel for launch in problem.launches(choice)[0]]
+    return kernels
 
 
 def variant(kernel: Kernel) -> str:
