@@ -15,7 +15,7 @@ import numpy as np
 
 from gpu_inference.opencl.expression import C_TYPES, STORAGE_TYPES, Apply, Expr, Leaf, Scalar
 from gpu_inference.opencl.launch import Argument, Buf, Kernel, Launch
-from gpu_inference.opencl.value import Value
+from gpu_inference.opencl.value import Slice, Value
 
 GROUP: Final = 64
 
@@ -40,10 +40,12 @@ class Operand:
     Attributes:
         buffer: where it lies.
         strides: elements from one index to the next in each dimension of the loop; 0 broadcasts.
+        offset: elements before the first.
     """
 
     buffer: Buf
     strides: tuple[int, ...]
+    offset: int = 0
 
 
 def merge_dimensions(
@@ -77,9 +79,14 @@ def merge_dimensions(
 
 
 def elementwise(
-    expr: Expr, shape: Sequence[int], operands: dict[Value, Operand], out: Buf, dtype: np.dtype[Any]
+    expr: Expr,
+    shape: Sequence[int],
+    operands: dict[Value, Operand],
+    out: Buf,
+    dtype: np.dtype[Any],
+    sliced: Slice | None = None,
 ) -> Launch:
-    """The launch that computes `expr` over a dense output.
+    """The launch that computes `expr` over a dense output, or one that is channels of a wider NHWC tensor.
 
     Args:
         expr: the expression.
@@ -87,11 +94,14 @@ def elementwise(
         operands: where each tensor of the expression lies.
         out: the result.
         dtype: its type.
+        sliced: where the result lies in the wider tensor; the loop's last dimension is the channels then.
     """
     values = list(operands)
     dims, strides = merge_dimensions(shape, [operands[v].strides for v in values] + [_dense(shape)])
     strides.pop()
-    return _Writer(values, dims, strides).launch(expr, operands, out, dtype)
+    return _Writer(values, dims, strides, (shape[-1], sliced) if sliced else None).launch(
+        expr, operands, out, dtype
+    )
 
 
 def _dense(shape: Sequence[int]) -> list[int]:
@@ -104,8 +114,14 @@ def _dense(shape: Sequence[int]) -> list[int]:
 class _Writer:
     """The text of one kernel and its arguments."""
 
-    def __init__(self, values: list[Value], dims: list[int], strides: list[list[int]]) -> None:
-        self._values, self._dims, self._strides = values, dims, strides
+    def __init__(
+        self,
+        values: list[Value],
+        dims: list[int],
+        strides: list[list[int]],
+        target: tuple[int, Slice] | None = None,
+    ) -> None:
+        self._values, self._dims, self._strides, self._target = values, dims, strides, target
         self._lines: list[str] = []
         self._scalars: list[Argument] = []
         self._scalar_parameters: list[str] = []
@@ -117,22 +133,25 @@ class _Writer:
         general = [
             number
             for number, s in enumerate(self._strides)
-            if any(s) and [x for x, d in zip(s, self._dims, strict=True) if d > 1] != dense
+            if operands[self._values[number]].offset
+            or (any(s) and [x for x, d in zip(s, self._dims, strict=True) if d > 1] != dense)
         ]
         names = {}
         for number, value in enumerate(self._values):
             index = f"x{number}" if number in general else "i" if any(self._strides[number]) else "0"
             names[value] = self._load(number, value, index)
         result = self._emit(expr, names)
+        offsets = {n: o for n in general if (o := operands[self._values[n]].offset)}
         parameters, arguments = self._parameters(operands, out, dtype, general, count)
         text = [_FUNCTIONS if self._needs_functions(expr) else "", "__kernel void elementwise("]
         text.append(",\n    ".join(parameters) + ") {")
         text.append("    const int i = get_global_id(0);\n    if (i >= n) return;")
-        text += self._decode(general)
+        text += self._decode(general, offsets)
         text += [f"    {line}" for line in self._lines]
         stored = f"({C_TYPES[dtype.name]})({result})"
+        at = "(i / yc) * yp + i % yc + yo" if self._target else "i"
         text.append(
-            f"    vstore_half({stored}, i, y);" if dtype.name == "float16" else f"    y[i] = {stored};"
+            f"    vstore_half({stored}, {at}, y);" if dtype.name == "float16" else f"    y[{at}] = {stored};"
         )
         text.append("}\n")
         moved = sum(min(v.size, count) * v.dtype.itemsize for v in self._values) + count * dtype.itemsize
@@ -207,9 +226,16 @@ class _Writer:
                 for axis in range(len(self._dims)):
                     parameters.append(f"const int p{number}_{axis}")
                     arguments.append(np.int32(self._strides[number][axis]))
+                if offset := operands[self._values[number]].offset:
+                    parameters.append(f"const int f{number}")
+                    arguments.append(np.int32(offset))
+        if self._target:
+            channels, at = self._target
+            parameters += ["const int yc", "const int yp", "const int yo"]
+            arguments += [np.int32(channels), np.int32(at.pitch), np.int32(at.offset)]
         return parameters + self._scalar_parameters, tuple(arguments + self._scalars)
 
-    def _decode(self, general: list[int]) -> list[str]:
+    def _decode(self, general: list[int], offsets: dict[int, int]) -> list[str]:
         if not general:
             return []
         lines = ["    int r = i;"]
@@ -218,7 +244,8 @@ class _Writer:
         lines.append("    const int k0 = r;")
         for number in general:
             terms = " + ".join(f"k{axis} * p{number}_{axis}" for axis in range(len(self._dims)))
-            lines += [f"    const int x{number} = {terms};"]
+            first = f" + f{number}" if number in offsets else ""
+            lines += [f"    const int x{number} = {terms}{first};"]
         return lines
 
     def _needs_functions(self, expr: Expr) -> bool:

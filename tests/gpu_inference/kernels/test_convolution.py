@@ -151,6 +151,27 @@ def test_epilogue_after_split_and_winograd(check_conv: Any) -> None:
     check_conv(shape, ConvChoice("winograd4", tile=PADDED, vector=1), epilogue=epilogue, tolerance=1e-5)
 
 
+@pytest.mark.parametrize("residual", ["before", "after"])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        ConvChoice("tile", tile=PADDED),
+        ConvChoice("tile", tile=SLICED),
+        ConvChoice("tile", tile=PADDED, split=2),
+        ConvChoice("winograd2", tile=PADDED, vector=1),
+        ConvChoice("winograd4", tile=PADDED, vector=4),
+        ConvChoice("direct", px=4),
+        ConvChoice("depthwise", px=2, py=2),
+    ],
+    ids=shape_id,
+)
+def test_the_result_may_overwrite_the_residual(check_conv: Any, choice: ConvChoice, residual: Any) -> None:
+    groups = 24 if choice.algorithm == "depthwise" else 1
+    shape = ConvShape(2, 9, 7, 24, 24, 3, 3, 1, 1, 1, 1, 1, 1, groups=groups)
+    epilogue = Epilogue(bias=True, residual=residual, activation="silu")
+    check_conv(shape, choice, epilogue=epilogue, device=RX580, tolerance=1e-5, over_residual=True)
+
+
 @pytest.mark.parametrize(
     "choice",
     [
