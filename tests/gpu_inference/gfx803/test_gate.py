@@ -26,7 +26,7 @@ PRODUCTS = (
     GemmShape(8, 1000, 1280, constant_b=True, trans_b=True),
     GemmShape(196, 196, 64, batch=(12,), a_strides=(12544,), b_strides=(12544,), trans_b=True),
 )
-HOT = {"conv_nhwc", "gemm"}
+HOT = {"conv_nhwc", "conv_uniform", "gemm"}
 
 
 def offered() -> list[Kernel]:
