@@ -213,6 +213,40 @@ def sweep_gemm(timer: LaunchTimer, repeats: int) -> list[dict[str, Any]]:
     return out
 
 
+def compare_uniform(timer: LaunchTimer, name: str, batch: int, repeats: int) -> None:
+    """Each 1x1 layer's best kernel with wave-uniform weights beside its best tiled one, in turn, µs."""
+    layers = [layer for layer in NETWORKS[name](batch) if layer.shape.pointwise]
+    plans = {
+        (layer.shape, layer.epilogue): [
+            plan_conv(layer.shape, layer.epilogue, timer.traits, choice)
+            for choice in candidates(layer.shape, timer.traits)
+        ]
+        for layer in layers
+    }
+    bench = Bench(timer, [plan for some in plans.values() for plan in some])
+    best: dict[Any, dict[str, tuple[float, str]]] = {}
+    for key, some in plans.items():
+        best[key] = {}
+        for plan in some:
+            kind = "uniform" if plan.choice.algorithm == "uniform" else "tile"
+            time_us = bench.time(plan, repeats)
+            if time_us < best[key].get(kind, (float("inf"), ""))[0]:
+                best[key][kind] = time_us, plan.choice.label
+    print(f"{name} b{batch}: 1x1 layers, best of each kind")
+    wins, total = 0, {"tile": 0.0, "both": 0.0}
+    for layer in layers:
+        found = best[layer.shape, layer.epilogue]
+        tile, uniform = found["tile"], found.get("uniform", (float("inf"), "not offered"))
+        wins += uniform[0] < tile[0]
+        total["tile"] += tile[0]
+        total["both"] += min(tile[0], uniform[0])
+        print(f"  {layer.name:12s} tile {tile[0]:8.1f} {tile[1]:28s} uniform {uniform[0]:8.1f} {uniform[1]}")
+    print(
+        f"  uniform wins {wins} of {len(layers)}: {total['tile']:.0f} µs without, {total['both']:.0f} with",
+        flush=True,
+    )
+
+
 def all_kernels(timer: LaunchTimer, networks: Sequence[str], batches: Sequence[int]) -> list[Kernel]:
     kernels = []
     for name in networks:
@@ -237,6 +271,7 @@ def main() -> None:
     parser.add_argument("--network", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--batch", nargs="*", type=int, default=[1, 8, 32])
     parser.add_argument("--gemm", action="store_true", help="also the matrix products")
+    parser.add_argument("--uniform", action="store_true", help="only 1x1 layers, uniform beside tiled")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--workers", type=int, default=1, help="processes that compile beforehand")
     parser.add_argument("--json", help="file for every candidate's time")
@@ -251,6 +286,11 @@ def main() -> None:
     for kernel in kernels:
         timer.build(kernel)
     print(f"{len(kernels)} kernels built in {time.perf_counter() - start:.1f} s", flush=True)
+    if args.uniform:
+        for name in args.network:
+            for batch in args.batch:
+                compare_uniform(timer, name, batch, args.repeats)
+        return
     report: dict[str, Any] = {"device": timer.traits.name, "gemm": [], "networks": []}
     if args.gemm:
         report["gemm"] = sweep_gemm(timer, args.repeats)

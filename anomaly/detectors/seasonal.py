@@ -88,7 +88,7 @@ class SeasonalConfig(CellConfig, kw_only=True, frozen=True, forbid_unknown_field
 @compiled
 def slot_of(ts: float, period_s: float, slots: int) -> int:
     """Return the slot of a time within its period, 0 to slots - 1."""
-    return int(math.floor(ts / (period_s / slots))) % slots
+    return math.floor(ts / (period_s / slots)) % slots
 
 
 @compiled

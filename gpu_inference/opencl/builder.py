@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -14,11 +14,13 @@ from gpu_inference.opencl.choices import Choices
 from gpu_inference.opencl.codegen import Operand, elementwise
 from gpu_inference.opencl.expression import Expr, Leaf, Scalar, expr_dtype, leaves, steps
 from gpu_inference.opencl.launch import Buf, Launch
+from gpu_inference.opencl.placement import Place
 from gpu_inference.opencl.strided import strided_copy, to_nhwc
 from gpu_inference.opencl.traits import DeviceTraits
 from gpu_inference.opencl.value import (
     Layout,
     Shape,
+    Slice,
     State,
     Storage,
     Value,
@@ -26,6 +28,8 @@ from gpu_inference.opencl.value import (
     device_dtype,
     layout_elements,
     layout_strides,
+    padded_channels,
+    slice_strides,
 )
 
 HostFunction: TypeAlias = Callable[[list[Array | None]], list[Array]]
@@ -64,6 +68,7 @@ class Recording:
         launches: in order.
         constants: new ones by key, as they go to the device.
         host_call: where the segment ends in one.
+        places: tensors that can be computed in their place in a concatenation's result.
     """
 
     device: DeviceTraits
@@ -72,6 +77,7 @@ class Recording:
     launches: list[Launch] = field(default_factory=list)
     constants: dict[str, Array] = field(default_factory=dict)
     host_call: HostCall | None = None
+    places: Mapping[str, Place] = field(default_factory=dict)
 
 
 class Builder:
@@ -158,7 +164,16 @@ class Builder:
     def is_nhwc(self, index: int) -> bool:
         """Whether the input lies in NHWC and nowhere plain, so that NHWC is the cheaper way to read it."""
         value = self.value(index)
-        return "nhwc" in value.stores and "plain" not in value.stores and value.host is None
+        return _channels_last(value) and "plain" not in value.stores and value.host is None
+
+    def channels_last(self, index: int) -> tuple[Buf, Slice]:
+        """Where an input lies in NHWC, perhaps as channels of a wider tensor."""
+        value = self.value(index)
+        if value.lazy is not None:
+            self._compute(value, "nhwc")
+        if value.slice is not None and "slice" in value.stores and "nhwc" not in value.stores:
+            return Buf(value.stores["slice"].key), value.slice
+        return self.place(value, "nhwc"), Slice(padded_channels(value.shape))
 
     # ---- outputs
 
@@ -177,6 +192,98 @@ class Builder:
         )
         self._state.attach(value, layout, storage)
         return Buf(storage.key)
+
+    def strided_slice(self, index: int) -> tuple[Buf, tuple[int, ...], int]:
+        """`strided`, and the elements before the first one: channels of a wider tensor needn't be copied."""
+        if self.is_nhwc(index):
+            x, at = self.channels_last(index)
+            return x, slice_strides(self.shape(index), at), at.offset
+        return *self.strided(index), 0
+
+    def written(self, index: int) -> tuple[Buf, Slice]:
+        """Where an output lies in NHWC that is defined already."""
+        value = self.result(index)
+        if value.slice is not None:
+            return Buf(value.stores["slice"].key), value.slice
+        return Buf(value.stores["nhwc"].key), Slice(padded_channels(value.shape))
+
+    def output_channels_last(self, index: int, shape: Sequence[int], dtype: Any) -> tuple[Buf, Slice]:
+        """Memory for an output in NHWC: its place in a concatenation's result where it has one."""
+        value = self._define(index, shape, dtype)
+        return self._allocate_channels_last(value)
+
+    def output_over(self, index: int, source: int, dtype: Any) -> Buf | None:
+        """An output in NHWC that overwrites input `source` of the same shape; None where that must stay.
+
+        Only for kernels whose work-items read no element of the input but those that they write.
+        """
+        x = self.value(source)
+        store = x.stores.get("nhwc")
+        output = self.node.outputs[index]
+        if store is None or store.slot is None or store.refs > 1 or x.uses > 1 or x.from_caller:
+            return None
+        if x.dtype != dtype or output in self._recording.places or not output:
+            return None
+        self._state.attach(self._define(index, x.shape, dtype), "nhwc", store)
+        return Buf(store.key)
+
+    def concatenated(self, index: int, shape: Shape, dtype: Any, parts: Sequence[int]) -> list[int] | None:
+        """The output is a concatenation of inputs that lie in their places, as far as they do.
+
+        Args:
+            index: of the output.
+            shape: of the output.
+            dtype: of the output.
+            parts: channels of every input.
+
+        Returns:
+            The inputs that must still be copied into their place (`channels_last` of the output); None where
+            no input lies there, and nothing was done.
+        """
+        place = self._recording.places.get(self.node.outputs[index])
+        if place is None or place.channels != shape[1]:
+            return None
+        for number in range(len(parts)):
+            value = self.value(number)
+            if value.lazy is not None and value.name in self._recording.places:
+                self._compute(value, "nhwc")
+        root, start, missing = self._state.roots.get(place.root), place.offset, list[int]()
+        for number, size in enumerate(parts):
+            value = self.value(number)
+            at = Slice(place.total, start)
+            if root is None or value.stores.get("slice") is not root:
+                missing.append(number)
+            elif value.slice != at:
+                return None
+            start += size
+        if len(missing) == len(parts):
+            return None
+        self._allocate_channels_last(self._define(index, shape, dtype))
+        return missing
+
+    def _allocate_channels_last(self, value: Value) -> tuple[Buf, Slice]:
+        place = self._recording.places.get(value.name)
+        itemsize = device_dtype(value.dtype).itemsize
+        if place is None or len(value.shape) != 4 or value.shape[1] != place.channels or itemsize != 4:
+            storage = self._state.allocate(layout_elements(value.shape, "nhwc") * itemsize)
+            self._state.attach(value, "nhwc", storage)
+            return Buf(storage.key), Slice(padded_channels(value.shape))
+        root = self._state.roots.get(place.root)
+        if root is None:
+            wide = (value.shape[0], place.total, *value.shape[2:])
+            root = self._state.allocate(layout_elements(wide, "nhwc") * itemsize)
+            if place.root != value.name:
+                root.refs += 1  # until the concatenation is there itself
+                self._state.roots[place.root] = root
+        elif place.root == value.name:
+            self._state.roots.pop(place.root)
+            root.refs -= 1
+        if place.root == value.name:
+            self._state.attach(value, "nhwc", root)
+            return Buf(root.key), Slice(place.total)
+        value.slice = Slice(place.total, place.offset)
+        self._state.attach(value, "slice", root)
+        return Buf(root.key), value.slice
 
     def scratch(self, shape: Shape, dtype: Any) -> tuple[Leaf, Buf]:
         """Memory for a result that an expression of this node goes on with; freed after that."""
@@ -198,6 +305,10 @@ class Builder:
             self._state.attach(value, "nhwc", x.stores["nhwc"])
             if "plain" not in x.stores:
                 return
+        elif x.shape == value.shape and "slice" in x.stores and "plain" not in x.stores:
+            value.slice = x.slice
+            self._state.attach(value, "slice", x.stores["slice"])
+            return
         self.place(x)
         self._state.attach(value, "plain", x.stores["plain"])
 
@@ -291,9 +402,11 @@ class Builder:
         if not value.stores:
             self._upload(value)
             return self.place(value, layout)
+        itemsize = device_dtype(value.dtype).itemsize
+        if value.slice is not None and "slice" in value.stores and not {"plain", "nhwc"} & set(value.stores):
+            return self._copy_slice(value, value.slice, layout, itemsize)
         other: Layout = "plain" if layout == "nhwc" else "nhwc"
         source = value.stores[other]
-        itemsize = device_dtype(value.dtype).itemsize
         n, c, spatial = value.shape[0], value.shape[1], math.prod(value.shape[2:])
         if c % 4 == 0 and (spatial == 1 or c == 1):
             self._state.attach(value, layout, source)
@@ -307,6 +420,17 @@ class Builder:
             strides = layout_strides(value.shape, "nhwc")
             plain = layout_strides(value.shape, "plain")
             self.launch(strided_copy(x, y, value.shape, strides, plain, itemsize))
+        return y
+
+    def _copy_slice(self, value: Value, at: Slice, layout: Layout, itemsize: int) -> Buf:
+        """Channels of a wider tensor as a tensor of their own."""
+        storage = self._state.allocate(layout_elements(value.shape, layout) * itemsize)
+        x, y = Buf(value.stores["slice"].key), Buf(storage.key)
+        self._state.attach(value, layout, storage)
+        order = [0, 2, 3, 1] if layout == "nhwc" else [0, 1, 2, 3]
+        strides, walk = slice_strides(value.shape, at), layout_strides(value.shape, layout)
+        sizes, steps = [value.shape[a] for a in order], [strides[a] for a in order]
+        self.launch(strided_copy(x, y, sizes, steps, [walk[a] for a in order], itemsize, at.offset))
         return y
 
     def _upload(self, value: Value) -> None:
@@ -363,12 +487,17 @@ class Builder:
         order = [0, *range(2, len(value.shape)), 1] if layout == "nhwc" else list(range(len(value.shape)))
         operands = {leaf: self._operand(leaf, value.shape, order, layout) for leaf in inputs}
         count = layout_elements(value.shape, layout)
-        storage = self._state.allocate(count * device_dtype(value.dtype).itemsize)
         value.lazy = None
-        self._state.attach(value, layout, storage)
+        if layout == "nhwc":
+            out, at = self._allocate_channels_last(value)
+        else:
+            storage = self._state.allocate(count * device_dtype(value.dtype).itemsize)
+            self._state.attach(value, layout, storage)
+            out, at = Buf(storage.key), None
         loop = [value.shape[axis] for axis in order]
         if count:
-            self.launch(elementwise(expr, loop, operands, Buf(storage.key), value.dtype))
+            sliced = at if "slice" in value.stores else None
+            self.launch(elementwise(expr, loop, operands, out, value.dtype, sliced))
         for leaf in inputs:
             self._state.release(leaf)
 
@@ -376,8 +505,8 @@ class Builder:
         if len(value.shape) not in (3, 4) or value.shape[1] % 4:
             return "plain"
         full = [leaf for leaf in inputs if leaf.shape == value.shape]
-        nhwc = [leaf for leaf in full if "nhwc" in leaf.stores]
-        plain = [leaf for leaf in full if "nhwc" not in leaf.stores]
+        nhwc = [leaf for leaf in full if _channels_last(leaf)]
+        plain = [leaf for leaf in full if not _channels_last(leaf)]
         if wanted == "nhwc" and not plain:
             return "nhwc"
         return "nhwc" if len(nhwc) > len(plain) or (nhwc and wanted == "nhwc") else "plain"
@@ -385,13 +514,17 @@ class Builder:
     def _operand(self, leaf: Value, shape: Shape, order: list[int], layout: Layout) -> Operand:
         if not leaf.stores:
             self.place(leaf)
-        if layout not in leaf.stores and leaf.shape == shape:
-            self.place(leaf, layout)
-        held: Layout = layout if layout in leaf.stores else next(iter(leaf.stores))
-        strides = layout_strides(leaf.shape, held)
+        sliced = leaf.slice if "slice" in leaf.stores and layout == "nhwc" else None
+        if sliced is None or "nhwc" in leaf.stores:
+            sliced = None
+            if layout not in leaf.stores and (leaf.shape == shape or list(leaf.stores) == ["slice"]):
+                self.place(leaf, layout)
+        held = layout if layout in leaf.stores else next(s for s in leaf.stores if s != "slice" or sliced)
+        strides = slice_strides(leaf.shape, sliced) if sliced else layout_strides(leaf.shape, held)
         missing = len(shape) - len(leaf.shape)
         padded = [0] * missing + [0 if d == 1 else s for d, s in zip(leaf.shape, strides, strict=True)]
-        return Operand(Buf(leaf.stores[held].key), tuple(padded[axis] for axis in order))
+        offset = sliced.offset if sliced else 0
+        return Operand(Buf(leaf.stores[held].key), tuple(padded[axis] for axis in order), offset)
 
     # ---- the planner's
 
@@ -418,3 +551,7 @@ class Builder:
         for value in list(self._state.values.values()):
             if value.lazy is not None and value.uses > 0:
                 self._compute(value, "any")
+
+
+def _channels_last(value: Value) -> bool:
+    return "nhwc" in value.stores or "slice" in value.stores

@@ -1,7 +1,8 @@
 """Kernels generated from elementwise expressions, with broadcasting.
 
-One work-item makes one element. Dimensions that all tensors walk through alike are merged; sizes and strides
-are arguments, so that one program serves every shape of the same broadcasting pattern.
+One work-item makes four neighbouring floats, or one element of other types. Dimensions that all tensors walk
+through alike are merged; sizes and strides are arguments, so that one program serves every shape of the same
+broadcasting pattern.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from gpu_inference.opencl.expression import C_TYPES, STORAGE_TYPES, Apply, Expr, Leaf, Scalar
 from gpu_inference.opencl.launch import Argument, Buf, Kernel, Launch
-from gpu_inference.opencl.value import Value
+from gpu_inference.opencl.value import Slice, Value
 
 GROUP: Final = 64
 
@@ -40,10 +41,12 @@ class Operand:
     Attributes:
         buffer: where it lies.
         strides: elements from one index to the next in each dimension of the loop; 0 broadcasts.
+        offset: elements before the first.
     """
 
     buffer: Buf
     strides: tuple[int, ...]
+    offset: int = 0
 
 
 def merge_dimensions(
@@ -77,9 +80,14 @@ def merge_dimensions(
 
 
 def elementwise(
-    expr: Expr, shape: Sequence[int], operands: dict[Value, Operand], out: Buf, dtype: np.dtype[Any]
+    expr: Expr,
+    shape: Sequence[int],
+    operands: dict[Value, Operand],
+    out: Buf,
+    dtype: np.dtype[Any],
+    sliced: Slice | None = None,
 ) -> Launch:
-    """The launch that computes `expr` over a dense output.
+    """The launch that computes `expr` over a dense output, or one that is channels of a wider NHWC tensor.
 
     Args:
         expr: the expression.
@@ -87,11 +95,14 @@ def elementwise(
         operands: where each tensor of the expression lies.
         out: the result.
         dtype: its type.
+        sliced: where the result lies in the wider tensor; the loop's last dimension is the channels then.
     """
     values = list(operands)
     dims, strides = merge_dimensions(shape, [operands[v].strides for v in values] + [_dense(shape)])
     strides.pop()
-    return _Writer(values, dims, strides).launch(expr, operands, out, dtype)
+    return _Writer(values, dims, strides, (shape[-1], sliced) if sliced else None).launch(
+        expr, operands, out, dtype
+    )
 
 
 def _dense(shape: Sequence[int]) -> list[int]:
@@ -104,8 +115,14 @@ def _dense(shape: Sequence[int]) -> list[int]:
 class _Writer:
     """The text of one kernel and its arguments."""
 
-    def __init__(self, values: list[Value], dims: list[int], strides: list[list[int]]) -> None:
-        self._values, self._dims, self._strides = values, dims, strides
+    def __init__(
+        self,
+        values: list[Value],
+        dims: list[int],
+        strides: list[list[int]],
+        target: tuple[int, Slice] | None = None,
+    ) -> None:
+        self._values, self._dims, self._strides, self._target = values, dims, strides, target
         self._lines: list[str] = []
         self._scalars: list[Argument] = []
         self._scalar_parameters: list[str] = []
@@ -117,39 +134,89 @@ class _Writer:
         general = [
             number
             for number, s in enumerate(self._strides)
-            if any(s) and [x for x, d in zip(s, self._dims, strict=True) if d > 1] != dense
+            if operands[self._values[number]].offset
+            or (any(s) and [x for x, d in zip(s, self._dims, strict=True) if d > 1] != dense)
         ]
-        names = {}
-        for number, value in enumerate(self._values):
-            index = f"x{number}" if number in general else "i" if any(self._strides[number]) else "0"
-            names[value] = self._load(number, value, index)
-        result = self._emit(expr, names)
-        parameters, arguments = self._parameters(operands, out, dtype, general, count)
-        text = [_FUNCTIONS if self._needs_functions(expr) else "", "__kernel void elementwise("]
-        text.append(",\n    ".join(parameters) + ") {")
-        text.append("    const int i = get_global_id(0);\n    if (i >= n) return;")
-        text += self._decode(general)
-        text += [f"    {line}" for line in self._lines]
-        stored = f"({C_TYPES[dtype.name]})({result})"
-        text.append(
-            f"    vstore_half({stored}, i, y);" if dtype.name == "float16" else f"    y[i] = {stored};"
-        )
+        names = {value: f"v{number}" for number, value in enumerate(self._values)}
+        result = f"({C_TYPES[dtype.name]})({self._emit(expr, names)})"
+        offsets = {n: o for n in general if (o := operands[self._values[n]].offset)}
+        wide = self._by_four(operands, dtype, general)
+        items = count // 4 if wide else count
+        parameters, arguments = self._parameters(operands, out, dtype, general, items)
+        head = ["__kernel void elementwise(", ",\n    ".join(parameters) + ") {"]
+        head.append("    const int i = get_global_id(0);\n    if (i >= n) return;")
+        head.append(f"    const int e = {'4 * i' if wide else 'i'};")
+        head += self._decode(general, offsets)
+        text = [_FUNCTIONS] if self._needs_functions(expr) else []
+        text += self._wide(head, result, general) if wide else self._narrow(head, result, general, dtype)
         text.append("}\n")
         moved = sum(min(v.size, count) * v.dtype.itemsize for v in self._values) + count * dtype.itemsize
         return Launch(
             kernel=Kernel(None, "elementwise", (), "\n".join(text)),
-            global_size=(-(-count // GROUP) * GROUP,),
+            global_size=(-(-items // GROUP) * GROUP,),
             local_size=(GROUP,),
             args=arguments,
             bytes=float(moved),
         )
 
-    def _load(self, number: int, value: Value, index: str) -> str:
-        if value.dtype.name == "float16":
-            self._lines.append(f"const float v{number} = vload_half({index}, a{number});")
-        else:
-            self._lines.append(f"const {C_TYPES[value.dtype.name]} v{number} = a{number}[{index}];")
-        return f"v{number}"
+    def _by_four(self, operands: dict[Value, Operand], dtype: np.dtype[Any], general: list[int]) -> bool:
+        """Whether four neighbouring elements are neighbours, or the same one, in every tensor."""
+        floats = ("float32", "float64")
+        if math.prod(self._dims) % 4 or any(t.name not in floats for t in (dtype, *self._dtypes())):
+            return False
+        if general and self._dims[-1] % 4:
+            return False
+        if self._target and any(
+            x % 4 for x in (self._target[0], self._target[1].pitch, self._target[1].offset)
+        ):
+            return False
+        for number in general:
+            *outer, last = self._strides[number]
+            steps = [*outer, operands[self._values[number]].offset]
+            if last not in (0, 1) or (last == 1 and any(step % 4 for step in steps)):
+                return False
+        return True
+
+    def _dtypes(self) -> list[np.dtype[Any]]:
+        return [value.dtype for value in self._values]
+
+    def _place(self) -> str:
+        return "(e / yc) * yp + e % yc + yo" if self._target else "e"
+
+    def _narrow(self, head: list[str], result: str, general: list[int], dtype: np.dtype[Any]) -> list[str]:
+        """One element a work-item."""
+        text = list(head)
+        for number, value in enumerate(self._values):
+            index = f"x{number}" if number in general else "e" if any(self._strides[number]) else "0"
+            ctype = C_TYPES[value.dtype.name]
+            read = (
+                f"vload_half({index}, a{number})" if value.dtype.name == "float16" else f"a{number}[{index}]"
+            )
+            text.append(f"    const {ctype} v{number} = {read};")
+        text += [f"    {line}" for line in self._lines]
+        at = self._place()
+        write = f"vstore_half({result}, {at}, y)" if dtype.name == "float16" else f"y[{at}] = {result}"
+        return [*text, f"    {write};"]
+
+    def _wide(self, head: list[str], result: str, general: list[int]) -> list[str]:
+        """Four neighbouring floats a work-item: memory in 16 bytes, arithmetic one by one."""
+        count = len(self._values)
+        inputs = [f"const float v{number}" for number in range(count)] + self._scalar_parameters
+        text = [f"static inline float element({', '.join(inputs) or 'void'}) {{"]
+        text += [f"    {line}" for line in self._lines]
+        text += [f"    return {result};\n}}", *head]
+        for number in range(count):
+            index = f"x{number}" if number in general else "e" if any(self._strides[number]) else "0"
+            if self._strides[number][-1] and any(self._strides[number]):
+                text.append(f"    const float4 w{number} = *(__global const float4*)(a{number} + {index});")
+            else:
+                text.append(f"    const float4 w{number} = (float4)(a{number}[{index}]);")
+        scalars = [parameter.split()[-1] for parameter in self._scalar_parameters]
+        calls = [
+            "element(" + ", ".join([f"w{number}.{part}" for number in range(count)] + scalars) + ")"
+            for part in "xyzw"
+        ]
+        return [*text, f"    *(__global float4*)(y + {self._place()}) = (float4)({', '.join(calls)});"]
 
     def _emit(self, expr: Expr, names: dict[Value, str]) -> str:
         if id(expr) in self._seen:
@@ -207,18 +274,26 @@ class _Writer:
                 for axis in range(len(self._dims)):
                     parameters.append(f"const int p{number}_{axis}")
                     arguments.append(np.int32(self._strides[number][axis]))
+                if offset := operands[self._values[number]].offset:
+                    parameters.append(f"const int f{number}")
+                    arguments.append(np.int32(offset))
+        if self._target:
+            channels, at = self._target
+            parameters += ["const int yc", "const int yp", "const int yo"]
+            arguments += [np.int32(channels), np.int32(at.pitch), np.int32(at.offset)]
         return parameters + self._scalar_parameters, tuple(arguments + self._scalars)
 
-    def _decode(self, general: list[int]) -> list[str]:
+    def _decode(self, general: list[int], offsets: dict[int, int]) -> list[str]:
         if not general:
             return []
-        lines = ["    int r = i;"]
+        lines = ["    int r = e;"]
         inner = range(len(self._dims) - 1, 0, -1)
         lines += [f"    const int k{axis} = r % d{axis}; r /= d{axis};" for axis in inner]
         lines.append("    const int k0 = r;")
         for number in general:
             terms = " + ".join(f"k{axis} * p{number}_{axis}" for axis in range(len(self._dims)))
-            lines += [f"    const int x{number} = {terms};"]
+            first = f" + f{number}" if number in offsets else ""
+            lines += [f"    const int x{number} = {terms}{first};"]
         return lines
 
     def _needs_functions(self, expr: Expr) -> bool:

@@ -25,6 +25,7 @@ from gpu_inference.opencl.epilogue import Epilogue
 from gpu_inference.opencl.implicit import TilePlan, nchw_tiles, split_options, supports_tile
 from gpu_inference.opencl.tile import tiles_for
 from gpu_inference.opencl.traits import DeviceTraits
+from gpu_inference.opencl.uniform import UniformPlan, supports_uniform, uniform_choices
 from gpu_inference.opencl.winograd import WinogradPlan, supports_winograd, winograd_choices
 
 __all__ = [
@@ -55,6 +56,8 @@ def candidates(shape: ConvShape, device: DeviceTraits) -> list[ConvChoice]:
     ]
     if supports_winograd(shape):
         choices += winograd_choices(shape, device)
+    if supports_uniform(shape):
+        choices += uniform_choices(shape, device)
     return choices
 
 
@@ -89,5 +92,7 @@ def plan_conv(
             return TilePlan(shape, epilogue, choice, device)
         case "depthwise":
             return DepthwisePlan(shape, epilogue, choice, device)
+        case "uniform":
+            return UniformPlan(shape, epilogue, choice, device)
         case "direct":
             return DirectPlan(shape, epilogue, choice, device)

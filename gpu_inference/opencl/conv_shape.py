@@ -14,7 +14,7 @@ from gpu_inference.opencl.tile import Tile
 if TYPE_CHECKING:
     from gpu_inference.opencl.launch import Buf, Launch
 
-Algorithm = Literal["tile", "direct", "depthwise", "stem", "winograd2", "winograd4"]
+Algorithm = Literal["tile", "direct", "depthwise", "stem", "uniform", "winograd2", "winograd4"]
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -150,10 +150,10 @@ class ConvChoice:
     Attributes:
         algorithm: which kernel.
         tile: of the tiled product (tile, stem, winograd2, winograd4).
-        split: parts of the inner dimension, added by a second kernel (tile).
-        px: neighbouring pixels of a work-item (direct, depthwise).
+        split: parts of the inner dimension, added by a second kernel (tile, uniform).
+        px: pixels of a work-item (direct, depthwise: neighbours; uniform: 64 apart).
         py: rows of pixels of a work-item (depthwise).
-        vector: floats a work-item handles at once along channels (direct, depthwise, Winograd).
+        vector: floats a work-item handles at once along channels (direct, depthwise, uniform, Winograd).
     """
 
     algorithm: Algorithm
@@ -171,7 +171,7 @@ class ConvChoice:
             text += f" {self.tile.label}"
         if self.split > 1:
             text += f" split{self.split}"
-        if self.algorithm in ("direct", "depthwise"):
+        if self.algorithm in ("direct", "depthwise", "uniform"):
             text += f" {self.py}x{self.px}"
         if self.algorithm not in ("tile", "stem"):
             text += f" v{self.vector}"

@@ -39,6 +39,8 @@ class Rates:
         load_gather: further slots where taps are found and bounds checked.
         load_nchw: further slots where the input is NCHW.
         load_b: issue slots a float4 of B.
+        load_uniform: issue slots a float4 that is the same for a whole wavefront.
+        latency_uniform: clocks that a wave waits for such loads in a step of 16 channels.
         latency_step: clocks of a barrier and the first local reads.
         latency_memory: clocks of a memory access.
         latency_group: clocks to start and end a group.
@@ -54,6 +56,8 @@ class Rates:
     load_gather: float
     load_nchw: float
     load_b: float
+    load_uniform: float
+    latency_uniform: float
     latency_step: float
     latency_memory: float
     latency_group: float
@@ -70,6 +74,8 @@ _NVIDIA: Final = Rates(
     load_gather=7.3,
     load_nchw=85.0,
     load_b=24.7,
+    load_uniform=8.0,
+    latency_uniform=1000.0,
     latency_step=210.0,
     latency_memory=859.0,
     latency_group=1164.0,
@@ -86,6 +92,8 @@ _GFX803: Final = Rates(
     load_gather=12.0,
     load_nchw=30.0,
     load_b=10.0,
+    load_uniform=0.0,
+    latency_uniform=2000.0,
     latency_step=250.0,
     latency_memory=700.0,
     latency_group=1500.0,
@@ -202,7 +210,37 @@ def conv_cost_us(shape: ConvShape, choice: ConvChoice, device: DeviceTraits) -> 
             parts = shape.m * o * shape.groups * (choice.split + 1)
             cost += 4e-3 * parts / device.cache_gbs + rates.second_us
         return cost
+    if choice.algorithm == "uniform":
+        return _uniform_cost_us(shape, choice, device)
     return _register_cost_us(shape, choice, device)
+
+
+def _uniform_cost_us(shape: ConvShape, choice: ConvChoice, device: DeviceTraits) -> float:
+    """Groups of 64 work-items without local memory; weights are scalar loads on GCN."""
+    rates, px, on = rates_of(device), choice.px, choice.vector
+    # GCN: four SIMDs a unit, each a wave's instruction in four clocks
+    at_once = 4 if device.simd_width >= 64 else max(1, device.lanes // 64)
+    blocks = ceil_div(shape.o4, on)
+    groups = ceil_div(shape.m, 64 * px) * blocks * choice.split
+    steps = ceil_div(ceil_div(shape.c4, 16), choice.split)
+    # of one step of 16 channels: multiply-adds, four reads of each pixel, the weights
+    slots = 16 * px * on / 0.97 + 4 * px * rates.load_a + 4 * on * rates.load_uniform
+    clocks = slots * at_once * 64 / device.lanes
+    ending = rates.epilogue * px * on / 4 * clocks / slots
+    rounds = ceil_div(groups, device.compute_units * at_once)
+    issue_us = rounds * (steps * clocks + ending) / device.clock_ghz / 1e3
+    resident = min(device.registers // (64 * (px * on + 16 * px + 12)), device.unit_threads // 64)
+    passes = ceil_div(groups, device.compute_units * max(resident, 1))
+    alone = clocks + rates.latency_memory + rates.latency_uniform
+    latency_us = passes * (steps * alone + rates.latency_group) / device.clock_ghz / 1e3
+    parts = float(shape.m * shape.o4 * choice.split)
+    memory_us = (shape.bytes + 4.0 * parts) / device.bandwidth_gbs / 1e3
+    cache_us = 4e-3 * (shape.m * shape.c4 * blocks + parts) / device.cache_gbs
+    p = rates.sharpness
+    total = (issue_us**p + latency_us**p + memory_us**p + cache_us**p) ** (1.0 / p) + rates.launch_us
+    if choice.split > 1:
+        total += 4e-3 * (parts + shape.m * shape.o4) / device.cache_gbs + rates.second_us
+    return float(total)
 
 
 def _register_cost_us(shape: ConvShape, choice: ConvChoice, device: DeviceTraits) -> float:

@@ -161,6 +161,7 @@ _CHOSEN: Final = frozenset(
     {
         "conv_direct.cl",
         "conv_nhwc.cl",
+        "conv_uniform.cl",
         "depthwise.cl",
         "gemm.cl",
         "gemm_direct.cl",

@@ -150,16 +150,29 @@ class TilePlan:
         )
         if split == 1:
             return [product]
-        extra = [b for b in (bias, residual) if b is not None]
-        numbers = [s.m, o_all // 4, split, at.y_offset, ldy, at.residual_offset, ldres]
-        reduce = Launch(
-            kernel=Kernel("splitk.cl", "splitk_reduce", tuple(sorted(self.epilogue.defines.items()))),
-            global_size=(round_up(s.m * o_all // 4, 64), 1, 1),
-            local_size=(64, 1, 1),
-            args=(target, *extra, y, *map(np.int32, numbers), *self.epilogue.parameters),
-            bytes=4.0 * (split + 1) * s.m * s.o4,
-        )
-        return [product, reduce]
+        return [product, split_reduction(s, self.epilogue, split, (target, bias, residual, y), at)]
+
+
+def split_reduction(
+    shape: ConvShape,
+    epilogue: Epilogue,
+    split: int,
+    buffers: tuple[Buf, Buf | None, Buf | None, Buf],
+    at: Pitches,
+) -> Launch:
+    """Adds the parts [split, m, channels] of a convolution: (parts, bias, residual, y), then the epilogue."""
+    parts, bias, residual, y = buffers
+    pointers = [parts, *(b for b in (bias, residual) if b is not None), y]
+    quads = shape.groups * round_up(shape.og, 4) // 4
+    numbers = [shape.m, quads, split, at.y_offset, at.y or shape.o4]
+    numbers += [at.residual_offset, at.residual or shape.o4]
+    return Launch(
+        kernel=Kernel("splitk.cl", "splitk_reduce", tuple(sorted(epilogue.defines.items()))),
+        global_size=(round_up(shape.m * quads, 64), 1, 1),
+        local_size=(64, 1, 1),
+        args=(*pointers, *map(np.int32, numbers), *epilogue.parameters),
+        bytes=4.0 * (split + 1) * shape.m * shape.o4,
+    )
 
 
 def nchw_tiles(shape: ConvShape, device: DeviceTraits) -> list[Tile]:

@@ -23,6 +23,7 @@ from gpu_inference.opencl.choices import Choices
 from gpu_inference.opencl.launch import Launch
 from gpu_inference.opencl.lowering.registry import Unsupported, lowering_of
 from gpu_inference.opencl.lowering.through_onnxruntime import lower_through_onnxruntime
+from gpu_inference.opencl.placement import concatenation_places
 from gpu_inference.opencl.traits import DeviceTraits
 from gpu_inference.opencl.value import Shape, State, Storage, Value, device_dtype
 
@@ -95,6 +96,7 @@ class Planner:
         self._uses: dict[str, int] = Counter(name for node in graph.nodes for name in node.inputs if name)
         for output in graph.outputs:
             self._uses[output.name] = self._uses.get(output.name, 0) + 1
+        self._places = concatenation_places(graph)
         self._fallback = fallback
         self.fallen_back: dict[str, str] = {}
 
@@ -165,7 +167,12 @@ class Planner:
 
     def _walk(self, state: State, segment: Segment) -> Segment:
         recording = Recording(
-            self._device, self._choices, self._uploaded, segment.launches, segment.constants
+            self._device,
+            self._choices,
+            self._uploaded,
+            segment.launches,
+            segment.constants,
+            places=self._places,
         )
         nodes = self._graph.nodes
         while state.position < len(nodes):

@@ -41,6 +41,7 @@ _FORMAT: Final = 1
 _SOURCES: Final = (
     "conv_direct.cl",
     "conv_nhwc.cl",
+    "conv_uniform.cl",
     "depthwise.cl",
     "gemm.cl",
     "gemm_direct.cl",

@@ -13,8 +13,23 @@ from gpu_inference.graph.ir import Array
 from gpu_inference.opencl.arena import SlotPlan
 from gpu_inference.opencl.expression import Expr, leaves
 
-Layout: TypeAlias = Literal["plain", "nhwc"]
+# "slice": NHWC, as channels of a wider tensor (Value.slice)
+Layout: TypeAlias = Literal["plain", "nhwc", "slice"]
 Shape: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Channels of a wider NHWC tensor, in elements.
+
+    Attributes:
+        pitch: from one pixel to the next.
+        offset: before the first one's.
+    """
+
+    pitch: int
+    offset: int = 0
+
 
 # float64 has no place on the cards that we are made for: it is kept in float32 on the device.
 _DEVICE_DTYPE: Final[dict[str, type[Any]]] = {"float64": np.float32}
@@ -40,6 +55,12 @@ def layout_strides(shape: Shape, layout: Layout) -> tuple[int, ...]:
     c4 = padded_channels(shape)
     spatial = layout_strides(shape[2:], "plain")
     return (math.prod(shape[2:]) * c4, 1, *(s * c4 for s in spatial))
+
+
+def slice_strides(shape: Shape, at: Slice) -> tuple[int, ...]:
+    """Elements from one index to the next of channels of a wider NHWC tensor."""
+    spatial = layout_strides(shape[2:], "plain")
+    return (math.prod(shape[2:]) * at.pitch, 1, *(s * at.pitch for s in spatial))
 
 
 def layout_elements(shape: Shape, layout: Layout) -> int:
@@ -84,6 +105,7 @@ class Value:
         stores: where it lies on the device, by layout; the same elements in each.
         lazy: how to compute it, where nobody has asked for it yet.
         from_caller: it is an input of the model.
+        slice: where it lies in `stores["slice"]`.
     """
 
     name: str
@@ -95,6 +117,7 @@ class Value:
     stores: dict[Layout, Storage] = field(default_factory=dict)
     lazy: Expr | None = None
     from_caller: bool = False
+    slice: Slice | None = None
 
     @property
     def size(self) -> int:
@@ -115,27 +138,33 @@ class State:
         values: tensors made so far.
         slots: the arena.
         position: index of the next node.
+        roots: results of concatenations that have memory already, since one of their inputs lies in it.
     """
 
     values: dict[str, Value] = field(default_factory=dict)
     slots: SlotPlan = field(default_factory=SlotPlan)
     position: int = 0
+    roots: dict[str, Storage] = field(default_factory=dict)
 
     def clone(self) -> State:
         """An independent copy, to go on from here more than once. No value may be lazy."""
         storages: dict[Storage, Storage] = {}
+
+        def copied(store: Storage) -> Storage:
+            if store not in storages:
+                storages[store] = Storage(store.key, store.slot, store.refs)
+            return storages[store]
+
         values: dict[str, Value] = {}
         for name, value in self.values.items():
-            stores: dict[Layout, Storage] = {}
-            for layout, store in value.stores.items():
-                if store not in storages:
-                    storages[store] = Storage(store.key, store.slot, store.refs)
-                stores[layout] = storages[store]
+            stores = {layout: copied(store) for layout, store in value.stores.items()}
             values[name] = Value(
                 value.name, value.shape, value.dtype, value.uses, value.host, value.constant, stores
             )
             values[name].from_caller = value.from_caller
-        return State(values, self.slots.clone(), self.position)
+            values[name].slice = value.slice
+        roots = {name: copied(store) for name, store in self.roots.items()}
+        return State(values, self.slots.clone(), self.position, roots)
 
     def allocate(self, size_bytes: int) -> Storage:
         """A slot as storage that nobody refers to yet."""

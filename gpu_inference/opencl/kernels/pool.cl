@@ -5,6 +5,7 @@
  *   LP        y = (sum over the window of |x|^p)^(1/p)
  *
  * Layout   element strides of x and y: image, channel, and three spatial dimensions (missing ones have size 1).
+ *          x_off and y_off: elements before the first one (channels of a wider tensor).
  *          With NHWC the padding channels of y (up to c4) are written as zero.
  * Work     one work-item an output element, channels fastest with NHWC, else the last dimension, so that
  *          neighbours read and write neighbours; groups of 64.
@@ -24,7 +25,7 @@ void pool(__global const T *restrict x, __global T *restrict y, __global long *r
           const int q0, const int q1, const int q2,
           const int xn, const int xc, const int x0, const int x1, const int x2,
           const int yn, const int yc, const int y0, const int y1, const int y2,
-          const int w0, const int w1, const int w2, const float power) {
+          const int w0, const int w1, const int w2, const int x_off, const int y_off, const float power) {
     int i = get_global_id(0);
     if (i >= total) return;
 #if NHWC
@@ -38,14 +39,14 @@ void pool(__global const T *restrict x, __global T *restrict y, __global long *r
     const int o0 = i % e0; i /= e0;
     const int channel = i % c, image = i / c;
 #endif
-    const int to = image * yn + channel * yc + o0 * y0 + o1 * y1 + o2 * y2;
+    const int to = y_off + image * yn + channel * yc + o0 * y0 + o1 * y1 + o2 * y2;
 #if NHWC
     if (channel >= c) {
         STORE((C)0, y, to);
         return;
     }
 #endif
-    const int from = image * xn + channel * xc;
+    const int from = x_off + image * xn + channel * xc;
     const int b0 = o0 * s0 - p0, b1 = o1 * s1 - p1, b2 = o2 * s2 - p2;
 #if KIND == MAX
     C best = 0;

@@ -11,11 +11,12 @@ import numpy as np
 from gpu_inference.graph.ir import Node
 from gpu_inference.graph.passes.epilogues import RESIDUAL_INPUT
 from gpu_inference.opencl.builder import Builder
-from gpu_inference.opencl.conv import ConvShape, pack_bias, plan_conv
+from gpu_inference.opencl.conv import ConvShape, Pitches, pack_bias, plan_conv
 from gpu_inference.opencl.launch import Kernel, Launch
 from gpu_inference.opencl.lowering.epilogues import epilogue_of, express, is_plain, residual_fits
 from gpu_inference.opencl.lowering.registry import Unsupported, lowers
 from gpu_inference.opencl.strided import fill
+from gpu_inference.opencl.value import Slice
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +113,10 @@ def lower_conv(node: Node, builder: Builder) -> None:
     )
     epilogue = epilogue_of(node, builder.has(2))
     plan = plan_conv(shape, epilogue, builder.device, builder.choices.conv(shape, epilogue))
-    source = builder.buf(0, "plain" if shape.nchw else "nhwc")
-    residual = builder.buf(RESIDUAL_INPUT, "nhwc") if epilogue.residual != "none" else None
+    source, x_at = (builder.buf(0), Slice(0)) if shape.nchw else builder.channels_last(0)
+    residual, r_at = None, Slice(0)
+    if epilogue.residual != "none":
+        residual, r_at = builder.channels_last(RESIDUAL_INPUT)
     weights = builder.packed(
         1,
         f"conv-{plan.packing}-{group}",
@@ -122,9 +125,12 @@ def lower_conv(node: Node, builder: Builder) -> None:
     bias = (
         builder.packed(2, "bias", lambda b: pack_bias(np.asarray(b, np.float32))) if builder.has(2) else None
     )
-    y = builder.output(0, result, dtype, "nhwc")
+    # a work-item reads just those elements of the residual that it writes
+    over = builder.output_over(0, RESIDUAL_INPUT, dtype) if residual not in (None, source) else None
+    y, y_at = (over, r_at) if over is not None else builder.output_channels_last(0, result, dtype)
+    pitches = Pitches(x_at.pitch, x_at.offset, y_at.pitch, y_at.offset, r_at.pitch, r_at.offset)
     workspace = builder.temporary(plan.workspace_bytes) if plan.workspace_bytes else None
-    for launch in plan.launches(source, weights, bias, residual, y, workspace):
+    for launch in plan.launches(source, weights, bias, residual, y, workspace, pitches):
         builder.launch(launch)
 
 

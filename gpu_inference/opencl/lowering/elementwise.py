@@ -38,7 +38,7 @@ _UNARY: Final = {
     "Asinh": "asinh({0})",
     "Acosh": "acosh({0})",
     "Atanh": "atanh({0})",
-    "Sigmoid": "1.0f / (1.0f + exp(-{0}))",
+    "Sigmoid": "native_recip(1.0f + exp(-{0}))",
     "Softplus": "fmax({0}, 0.0f) + log1p(exp(-fabs({0})))",
     "Softsign": "{0} / (1.0f + fabs({0}))",
     "HardSwish": "{0} * fmin(fmax({0} * (1.0f / 6.0f) + 0.5f, 0.0f), 1.0f)",

@@ -19,7 +19,7 @@ FLOAT: Final = np.dtype(np.float32)
 _TEMPLATES: Final[dict[str, str]] = {
     "clip": "fmin(fmax({0}, {1}), {2})",
     "leaky_relu": "{0} >= 0.0f ? {0} : {0} * {1}",
-    "sigmoid": "1.0f / (1.0f + exp(-{0}))",
+    "sigmoid": "native_recip(1.0f + exp(-{0}))",
     "silu": "{0} / (1.0f + exp(-{0}))",
     "hardswish": "{0} * fmin(fmax({0} * (1.0f / 6.0f) + 0.5f, 0.0f), 1.0f)",
     "hard_sigmoid": "fmin(fmax({0} * {1} + {2}, 0.0f), 1.0f)",

@@ -14,7 +14,7 @@ from gpu_inference.opencl.expression import C_TYPES, Apply
 from gpu_inference.opencl.launch import Buf, Kernel, Launch
 from gpu_inference.opencl.lowering.registry import Unsupported, lowers
 from gpu_inference.opencl.strided import fill, strided_copy
-from gpu_inference.opencl.value import device_dtype, layout_strides
+from gpu_inference.opencl.value import device_dtype, layout_strides, slice_strides
 
 GROUP: Final = 64
 BIT_TYPES: Final = {1: "uchar", 2: "ushort", 4: "uint", 8: "ulong"}
@@ -121,15 +121,17 @@ def lower_concat(node: Node, builder: Builder) -> None:
     result = list(shapes[0])
     result[axis] = sum(shape[axis] for shape in shapes)
     whole = [shape for shape in shapes if 0 not in shape]
+    if axis == 1 and len(result) == 4 and _concat_in_place(builder, shapes, tuple(result)):
+        return
     nhwc = axis == 1 and len(result) == 4 and all(shape[1] % 4 == 0 for shape in shapes)
     nhwc = nhwc and all(builder.is_nhwc(i) for i in range(len(shapes)))
     layout = "nhwc" if nhwc and whole else "plain"
-    sources = [builder.strided(i) for i in range(len(shapes))]
+    sources = [builder.strided_slice(i) for i in range(len(shapes))]
     y = builder.output(0, result, builder.dtype(0), "nhwc" if layout == "nhwc" else "plain")
     strides = layout_strides(tuple(result), "nhwc" if layout == "nhwc" else "plain")
     order = [0, *range(2, len(result)), 1] if layout == "nhwc" else list(range(len(result)))
     start = 0
-    for (x, steps), shape in zip(sources, shapes, strict=True):
+    for (x, steps, first), shape in zip(sources, shapes, strict=True):
         if 0 not in shape:
             builder.launch(
                 strided_copy(
@@ -139,11 +141,28 @@ def lower_concat(node: Node, builder: Builder) -> None:
                     [steps[a] for a in order],
                     [strides[a] for a in order],
                     itemsize(builder),
-                    0,
+                    first,
                     start * strides[axis],
                 )
             )
         start += shape[axis]
+
+
+def _concat_in_place(builder: Builder, shapes: list[tuple[int, ...]], result: tuple[int, ...]) -> bool:
+    """Copies only the inputs that weren't computed in their place; False where none was."""
+    parts = [shape[1] for shape in shapes]
+    missing = builder.concatenated(0, result, builder.dtype(0), parts)
+    if missing is None:
+        return False
+    y, at = builder.written(0)
+    strides = slice_strides(result, at)
+    for number in missing:
+        x, steps, first = builder.strided_slice(number)
+        order, start = [0, 2, 3, 1], at.offset + sum(parts[:number])
+        sizes = [shapes[number][a] for a in order]
+        walks = [steps[a] for a in order], [strides[a] for a in order]
+        builder.launch(strided_copy(x, y, sizes, *walks, itemsize(builder), first, start))
+    return True
 
 
 def slice_range(start: int, end: int, step: int, size: int) -> tuple[int, int]:
@@ -177,8 +196,8 @@ def lower_slice(node: Node, builder: Builder) -> None:
 
 def copy_window(builder: Builder, output: int, first: list[int], result: list[int], steps: list[int]) -> None:
     """An output that is a window of input 0: from `first`, of shape `result`, every `steps`-th element."""
-    x, strides = builder.strided(0)
-    offset = sum(f * s for f, s in zip(first, strides, strict=True))
+    x, strides, before = builder.strided_slice(0)
+    offset = before + sum(f * s for f, s in zip(first, strides, strict=True))
     y = builder.output(output, result, builder.dtype(0))
     walk = [s * step for s, step in zip(strides, steps, strict=True)]
     plain = layout_strides(tuple(result), "plain")

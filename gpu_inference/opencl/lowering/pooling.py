@@ -12,9 +12,8 @@ from gpu_inference.opencl.builder import Builder
 from gpu_inference.opencl.launch import Kernel, Launch
 from gpu_inference.opencl.lowering.convolution import Window, window_of
 from gpu_inference.opencl.lowering.per_element import GROUP, element_type
-from gpu_inference.opencl.lowering.reductions import input_as_it_lies
 from gpu_inference.opencl.lowering.registry import Unsupported, lowers
-from gpu_inference.opencl.value import layout_strides, padded_channels
+from gpu_inference.opencl.value import Slice, layout_strides, padded_channels, slice_strides
 
 _KINDS: Final = {"MaxPool": "MAX", "AveragePool": "AVERAGE", "LpPool": "LP"}
 _SAME: Final = ("SAME_UPPER", "SAME_LOWER")
@@ -48,15 +47,24 @@ def lower_pool(node: Node, builder: Builder) -> None:
     spatial = _outputs(node, shape[2:], window)
     result = (*shape[:2], *spatial)
     indices = node.op == "MaxPool" and builder.wants(1)
-    x, strides = (builder.buf(0), layout_strides(shape, "plain")) if indices else input_as_it_lies(builder, 0)
+    if not indices:
+        builder.expr(
+            0, (-1,)
+        )  # no tensor has this shape: a pending expression is computed as its operands lie
     nhwc = not indices and builder.is_nhwc(0)
-    y = builder.output(0, result, dtype, "nhwc" if nhwc else "plain")
+    if nhwc:
+        x, x_at = builder.channels_last(0)
+        y, y_at = builder.output_channels_last(0, result, dtype)
+        strides, target = slice_strides(shape, x_at), slice_strides(result, y_at)
+    else:
+        x, x_at, y_at = builder.buf(0), Slice(0), Slice(0)
+        y = builder.output(0, result, dtype)
+        strides, target = layout_strides(shape, "plain"), layout_strides(result, "plain")
     where = builder.output(1, result, np.int64) if indices else y
     channels = padded_channels(shape) if nhwc else shape[1]
     # a missing dimension comes first, and has size 1
     lift = 3 - rank
     ones, zeros = (1,) * lift, (0,) * lift
-    target = layout_strides(result, "nhwc" if nhwc else "plain")
     steps = layout_strides(shape[2:], "plain")
     if builder.attr("storage_order", 0):
         steps = tuple(math.prod(shape[2 : 2 + axis]) for axis in range(rank))
@@ -66,6 +74,7 @@ def lower_pool(node: Node, builder: Builder) -> None:
     numbers += [*ones, *window.kernel, *ones, *window.strides, *ones, *window.dilations]
     numbers += [*zeros, *window.before, *zeros, *window.after]
     numbers += [*strides[:2], *zeros, *strides[2:], *target[:2], *zeros, *target[2:], *zeros, *steps]
+    numbers += [x_at.offset, y_at.offset]
     defines = [
         *types,
         ("INCLUDE_PAD", int(builder.attr("count_include_pad", 0))),

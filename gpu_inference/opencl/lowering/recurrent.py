@@ -22,7 +22,7 @@ _DEFAULTS: Final = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmo
 _ACTIVATIONS: Final[dict[str, tuple[str, float, float]]] = {
     "relu": ("fmax(v, 0.0f)", 0.0, 0.0),
     "tanh": ("tanh(v)", 0.0, 0.0),
-    "sigmoid": ("1.0f / (1.0f + exp(-(v)))", 0.0, 0.0),
+    "sigmoid": ("native_recip(1.0f + exp(-(v)))", 0.0, 0.0),
     "affine": ("{a} * (v) + {b}", 1.0, 0.0),
     "leakyrelu": ("(v) >= 0.0f ? (v) : {a} * (v)", 0.01, 0.0),
     "thresholdedrelu": ("(v) > {a} ? (v) : 0.0f", 1.0, 0.0),

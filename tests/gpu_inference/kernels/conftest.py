@@ -45,6 +45,7 @@ def check_conv(timer: LaunchTimer) -> CheckConv:
         device: DeviceTraits | None = None,
         pitches: Pitches | None = None,
         tolerance: float = 2e-6,
+        over_residual: bool = False,
     ) -> None:
         epilogue = epilogue or Epilogue(bias=True)
         at = pitches or Pitches()
@@ -57,6 +58,7 @@ def check_conv(timer: LaunchTimer) -> CheckConv:
         want = reference(convolution(x, w * scale, shape), epilogue, bias, residual)
 
         plan = plan_conv(shape, epilogue, device or timer.traits, choice)
+        target = "res" if over_residual else "y"
         y_pitch = at.y or shape.o4
         buffers = {
             "x": timer.upload(x if shape.nchw else _widen(to_nhwc4(x), at.x, at.x_offset)),
@@ -73,12 +75,12 @@ def check_conv(timer: LaunchTimer) -> CheckConv:
             Buf("w"),
             Buf("bias") if epilogue.bias else None,
             Buf("res") if epilogue.residual != "none" else None,
-            Buf("y"),
+            Buf(target),
             Buf("ws") if plan.workspace_bytes else None,
             pitches,
         )
         timer.run(launches, buffers)
-        got = timer.download(buffers["y"], (shape.n, shape.oh, shape.ow, y_pitch))
+        got = timer.download(buffers[target], (shape.n, shape.oh, shape.ow, y_pitch))
         written = got[..., at.y_offset : at.y_offset + shape.o4]
         assert np.isfinite(written).all(), "a padding channel was left unwritten"
         outside = np.delete(got, np.s_[at.y_offset : at.y_offset + shape.o4], axis=-1)

@@ -41,6 +41,35 @@ def test_split_inner_dimension_adds_up(check_conv: Any, shape: ConvShape) -> Non
     check_conv(shape, ConvChoice("tile", tile=PADDED, split=2), epilogue=relu(residual="before"))
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [POINTWISE, ConvShape(2, 9, 11, 36, 20), ConvShape(1, 3, 3, 5, 3), ConvShape(1, 12, 12, 72, 68)],
+    ids=shape_id,
+)
+@pytest.mark.parametrize(("px", "vector"), [(1, 16), (1, 32), (2, 16), (4, 16)])
+def test_wave_uniform_weights(check_conv: Any, shape: ConvShape, px: int, vector: int) -> None:
+    choice = ConvChoice("uniform", px=px, vector=vector)
+    check_conv(shape, choice, epilogue=relu(residual="before"), device=RX580)
+
+
+@pytest.mark.parametrize("split", [2, 3])
+def test_wave_uniform_weights_with_a_split_inner_dimension(check_conv: Any, split: int) -> None:
+    shape = ConvShape(1, 5, 5, 140, 24)
+    choice = ConvChoice("uniform", split=split, vector=16)
+    check_conv(shape, choice, epilogue=relu(residual="before"), device=RX580)
+
+
+def test_only_plain_1x1_convolutions_are_offered_uniform_weights() -> None:
+    def offered(shape: ConvShape) -> bool:
+        return any(choice.algorithm == "uniform" for choice in candidates(shape, RX580))
+
+    assert offered(POINTWISE)
+    assert not offered(replace(POINTWISE, sh=2, sw=2))
+    assert not offered(replace(POINTWISE, pt=1))
+    assert not offered(replace(POINTWISE, groups=4))
+    assert not offered(SAME3)
+
+
 def test_tile_larger_than_the_result(check_conv: Any) -> None:
     check_conv(ConvShape(1, 1, 1, 4, 1), ConvChoice("tile", tile=PADDED))
 
@@ -151,6 +180,30 @@ def test_epilogue_after_split_and_winograd(check_conv: Any) -> None:
     check_conv(shape, ConvChoice("winograd4", tile=PADDED, vector=1), epilogue=epilogue, tolerance=1e-5)
 
 
+@pytest.mark.parametrize("residual", ["before", "after"])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        ConvChoice("tile", tile=PADDED),
+        ConvChoice("tile", tile=SLICED),
+        ConvChoice("tile", tile=PADDED, split=2),
+        ConvChoice("winograd2", tile=PADDED, vector=1),
+        ConvChoice("winograd4", tile=PADDED, vector=4),
+        ConvChoice("direct", px=4),
+        ConvChoice("depthwise", px=2, py=2),
+        ConvChoice("uniform", px=2, vector=16),
+    ],
+    ids=shape_id,
+)
+def test_the_result_may_overwrite_the_residual(check_conv: Any, choice: ConvChoice, residual: Any) -> None:
+    groups = 24 if choice.algorithm == "depthwise" else 1
+    shape = ConvShape(2, 9, 7, 24, 24, 3, 3, 1, 1, 1, 1, 1, 1, groups=groups)
+    if choice.algorithm == "uniform":
+        shape = ConvShape(2, 9, 7, 24, 24)
+    epilogue = Epilogue(bias=True, residual=residual, activation="silu")
+    check_conv(shape, choice, epilogue=epilogue, device=RX580, tolerance=1e-5, over_residual=True)
+
+
 @pytest.mark.parametrize(
     "choice",
     [
@@ -165,6 +218,14 @@ def test_slices_of_wider_tensors(check_conv: Any, choice: ConvChoice) -> None:
     shape = ConvShape(1, 6, 5, 20, 24, 3, 3, 1, 1, 1, 1, 1, 1)
     at = Pitches(x=32, x_offset=8, y=40, y_offset=12, residual=28, residual_offset=4)
     check_conv(shape, choice, epilogue=relu(residual="before"), pitches=at, device=RX580, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("split", [1, 2])
+def test_uniform_slices_of_wider_tensors(check_conv: Any, split: int) -> None:
+    at = Pitches(x=64, x_offset=8, y=40, y_offset=12, residual=28, residual_offset=4)
+    choice = ConvChoice("uniform", split=split, px=2, vector=16)
+    shape = ConvShape(1, 6, 5, 40, 24)
+    check_conv(shape, choice, epilogue=relu(residual="after"), pitches=at, device=RX580)
 
 
 def test_depthwise_slices_of_wider_tensors(check_conv: Any) -> None:
