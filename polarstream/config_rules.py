@@ -15,8 +15,10 @@ from streams.config import (
     HoppingConfig,
     KafkaConfig,
     StreamConfig,
+    ThresholdConfig,
     WorkerConfig,
 )
+from streams.control import matches
 from streams.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def check_config(config: Config, bad_paths: frozenset[str], note: Note) -> None:
         _check_tls(config.kafka, note)
     _check_worker(config.worker, note)
     taken: dict[str, str] = {}
-    for setting in ("predictions", "alerts", "analytics", "dead_letter"):
+    for setting in ("predictions", "alerts", "analytics", "dead_letter", "control"):
         _check_topic(getattr(config.topics, setting), f"topics.{setting}", taken, note)
     names: dict[str, str] = {}
     for i, stream in enumerate(config.streams):
@@ -183,6 +185,37 @@ def _check_stream(
                 for fault in error.faults:
                     note(f"{where}.{fault.path}", fault.message)
     _check_detector(stream, path, note)
+    _check_thresholds(stream, path, note)
+
+
+def _check_thresholds(stream: StreamConfig, path: str, note: Note) -> None:
+    if stream.sensor_pattern is not None:
+        where = f"{path}.sensor_pattern"
+        try:
+            groups = set(re.compile(stream.sensor_pattern).groupindex)
+        except re.error as error:
+            note(where, f"'{stream.sensor_pattern}' is no regular expression ({error}): mend it")
+        else:
+            if not groups or not groups <= {"site", "type"}:
+                told = ", ".join(sorted(groups)) or "none"
+                note(where, f"its named groups are {told}: write (?P<site>...), (?P<type>...) or both")
+    for i, rule in enumerate(stream.thresholds):
+        if rule is BAD:
+            continue
+        where = f"{path}.thresholds[{i}]"
+        for setting, message in rule_faults(rule, stream).items():
+            note(f"{where}.{setting}".rstrip("."), message)
+
+
+def rule_faults(rule: ThresholdConfig, stream: StreamConfig) -> dict[str, str]:
+    """What is wrong with a threshold rule for a stream, by setting."""
+    faults = rule.faults()
+    if rule.field and not any(matches(rule.field, field) for field in stream.field_names):
+        known = ", ".join(stream.field_names)
+        faults["field"] = f"'{rule.field}' matches no field: use one of {known}, or a pattern"
+    if rule.once_in is not None and stream.detector.get("type", "ewz") == "ewz":
+        faults["once_in"] = "says nothing to ewz, whose score is in standard deviations: use threshold"
+    return faults
 
 
 def _check_field(name: str, spec: FieldConfig, stream: StreamConfig, path: str, note: Note) -> None:

@@ -6,7 +6,19 @@ import sys
 
 import typer
 
-from polarstream.cli import bench, broker, checks, configuration, dlq, gpu, processes, records, topics
+from polarstream.cli import (
+    alerts,
+    bench,
+    broker,
+    checks,
+    configuration,
+    dlq,
+    gpu,
+    processes,
+    records,
+    thresholds,
+    topics,
+)
 
 EPILOG = (
     "Exit codes: 0 done, 1 fault, 2 wrong usage or configuration, 65 bad input, 69 no broker, "
@@ -51,5 +63,8 @@ gpu.register(app)
 app.add_typer(broker.app, name="broker")
 app.add_typer(topics.app, name="topics")
 app.add_typer(dlq.app, name="dlq")
+app.add_typer(alerts.app, name="alerts")
+app.add_typer(alerts.maintenance, name="maintenance")
+app.add_typer(thresholds.app, name="thresholds")
 app.add_typer(configuration.app, name="config")
 app.add_typer(bench.app, name="bench")
