@@ -2,7 +2,7 @@
 
 A sensor's usual gap is the longest of its recent ones: the larger of the gaps by its own clock and by the
 times at which its readings reached Kafka, in a maximum that forgets 0.2% with each reading. It is regular
-after `REGULAR` readings, and missing when nothing has come for `after` times its usual gap and at least
+after `REGULAR` signs of life, and missing when nothing has come for `after` times its usual gap and at least
 `least_s` seconds.
 
 How long nothing has come is told by the partition's clock: the newest time at which any reading of the
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 Scope: TypeAlias = Literal["sensor", "link", "broker"]
 
-#: Readings from which on a sensor counts as regular.
+#: Signs of life from which on a sensor counts as regular: readings that came at least half its usual gap
+#: after the one before.
 REGULAR = 20
 #: What is left of the longest gap with each reading.
 KEPT = 0.998
@@ -43,7 +44,7 @@ PHASES: tuple[Scope, ...] = ("sensor", "link", "broker")
 #: One sensor.
 HEARD: np.dtype[Any] = np.dtype(
     [
-        ("n", "<i4"),
+        ("n", "<i4"),  # signs of life; 0 is never heard
         ("phase", "u1"),
         ("heard", "<f8"),  # when its newest reading reached Kafka, seconds since 1970
         ("ts", "<f8"),  # its newest event time
@@ -118,11 +119,15 @@ def _hear(
             if cell.n >= REGULAR:
                 # a silence is no usual gap; but a sensor that has become slower is believed after a while
                 gap = min(gap, 2.0 * cell.gap)
+            # a batch of readings at once is one sign of life
+            if 2.0 * silent >= cell.gap:
+                cell.n = min(cell.n + 1, 1 << 30)
             if gap > 0.0:
                 cell.gap = max(gap, KEPT * cell.gap)
+        else:
+            cell.n = 1
         cell.heard = max(cell.heard, published[i])
         cell.ts = max(cell.ts, ts[i])
-        cell.n = min(cell.n + 1, 1 << 30)
     return count
 
 

@@ -32,6 +32,7 @@ SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "rate": settings.RateConfig,
     "rolling": settings.RollingConfig,
     "[streams.alerts]": settings.AlertConfig,
+    "[[streams.thresholds]]": settings.ThresholdConfig,
     "tumbling": settings.TumblingConfig,
     "hopping": settings.HoppingConfig,
     "session": settings.SessionConfig,
