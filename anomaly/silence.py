@@ -33,11 +33,13 @@ if TYPE_CHECKING:
 
 Scope: TypeAlias = Literal["sensor", "link", "broker"]
 
-#: Signs of life from which on a sensor counts as regular: readings that came at least half its usual gap
-#: after the one before.
+#: Signs of life from which on a sensor counts as regular: readings that came at least a SIGN-th of its usual
+#: gap after the one before.
 REGULAR = 20
-#: What is left of the longest gap with each reading.
-KEPT = 0.998
+SIGN = 20.0
+#: What is left of the longest gap with each reading; and before the sensor is regular, when one pause would
+#: count for long.
+KEPT, KEPT_YOUNG = 0.998, 0.98
 #: What a sensor is told to be silent as, by `phase`; 0 is heard.
 PHASES: tuple[Scope, ...] = ("sensor", "link", "broker")
 
@@ -120,10 +122,11 @@ def _hear(
                 # a silence is no usual gap; but a sensor that has become slower is believed after a while
                 gap = min(gap, 2.0 * cell.gap)
             # a batch of readings at once is one sign of life
-            if 2.0 * silent >= cell.gap:
+            kept = KEPT if cell.n >= REGULAR else KEPT_YOUNG
+            if SIGN * silent >= cell.gap:
                 cell.n = min(cell.n + 1, 1 << 30)
             if gap > 0.0:
-                cell.gap = max(gap, KEPT * cell.gap)
+                cell.gap = max(gap, kept * cell.gap)
         else:
             cell.n = 1
         cell.heard = max(cell.heard, published[i])

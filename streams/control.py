@@ -104,7 +104,7 @@ def control_key(kind: str, identity: str) -> str:
     Raises:
         BadRecord: there is no such kind, or the id can't be one.
     """
-    key = f"{kind}/{identity}"
+    key = f"{kind}/{identity}" if identity else kind
     if _KEY.fullmatch(key) is None:
         raise BadRecord(
             "bad_control",
@@ -122,7 +122,8 @@ def decode_control(key: bytes | None, value: bytes | None) -> tuple[str, str, Co
     """
     text = (key or b"").decode(errors="replace")
     kind, _, identity = text.partition("/")
-    control_key(kind, identity)
+    if _KEY.fullmatch(text) is None:
+        control_key(text, "")
     if value is None:
         return kind, identity, None
     try:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anomaly.silence import KEPT, REGULAR, blame, hear, init, overdue
+from anomaly.silence import KEPT, KEPT_YOUNG, REGULAR, SIGN, blame, hear, init, overdue
 
 AFTER, LEAST = 5.0, 3.0
 
@@ -23,9 +23,10 @@ def plain(rows: Any, ts: Any, published: Any) -> list[tuple[int, int]]:
             new = max(t - last, p - heard)
             if n >= REGULAR:
                 new = min(new, 2 * gap)
-            n += 2 * (p - heard) >= gap
+            kept = KEPT if n >= REGULAR else KEPT_YOUNG
+            n += SIGN * (p - heard) >= gap
             if new > 0:
-                gap = max(new, KEPT * gap)
+                gap = max(new, kept * gap)
             held[row] = [n, max(heard, p), max(last, t), gap]
         else:
             held[row] = [1, p, t, 0.0]

@@ -49,7 +49,7 @@ def worker(cli: Cli) -> Iterator[subprocess.Popen[bytes]]:
     process = cli.start("worker")
     yield process
     process.terminate()
-    process.communicate(timeout=30)
+    print(process.communicate(timeout=30)[0].decode())
 
 
 def publish(cli: Cli, *sensors: str, value: float = 20.0, count: int = 1) -> None:
