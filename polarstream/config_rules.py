@@ -57,6 +57,7 @@ def check_config(config: Config, bad_paths: frozenset[str], note: Note) -> None:
     for i, stream in enumerate(config.streams):
         if stream is not BAD:
             _check_stream(stream, f"streams[{i}]", names, taken, note)
+            _check_thresholds(stream, f"streams[{i}]", bad_paths, note)
 
 
 def _check_servers(kafka: KafkaConfig, note: Note) -> None:
@@ -185,10 +186,9 @@ def _check_stream(
                 for fault in error.faults:
                     note(f"{where}.{fault.path}", fault.message)
     _check_detector(stream, path, note)
-    _check_thresholds(stream, path, note)
 
 
-def _check_thresholds(stream: StreamConfig, path: str, note: Note) -> None:
+def _check_thresholds(stream: StreamConfig, path: str, bad_paths: frozenset[str], note: Note) -> None:
     if stream.sensor_pattern is not None:
         where = f"{path}.sensor_pattern"
         try:
@@ -204,7 +204,9 @@ def _check_thresholds(stream: StreamConfig, path: str, note: Note) -> None:
             continue
         where = f"{path}.thresholds[{i}]"
         for setting, message in rule_faults(rule, stream).items():
-            note(f"{where}.{setting}".rstrip("."), message)
+            # a rule whose only setting is bad sets something all the same
+            if setting or not any(bad.startswith(f"{where}.") for bad in bad_paths):
+                note(f"{where}.{setting}".rstrip("."), message)
 
 
 def rule_faults(rule: ThresholdConfig, stream: StreamConfig) -> dict[str, str]:

@@ -124,6 +124,7 @@ def test_what_is_set_while_a_worker_runs_holds(cli: Cli) -> None:
     for _ in range(25):
         publish(cli, "east/a", "east/b", "west/c")
         time.sleep(0.4)  # what makes them regular
+
     def falls_silent() -> list[dict[str, Any]]:
         publish(cli, "east/a", "west/c")
         return alerts(cli, rule="silent", source="east/b", state="firing")
