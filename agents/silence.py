@@ -160,9 +160,10 @@ class SilenceWatch:
                 outages.setdefault(site if scope == "link" else "", []).append(row)
         for key, rows in outages.items():
             scope = "link" if key else "broker"
-            mine = quiet & (heard["phase"] != 1)
-            if key:
-                mine &= sites == self._sites[key]
+            here = sites == self._sites[key] if key else np.ones(len(sites), np.bool_)
+            if (here & ~quiet & (heard["n"] > 0)).any():
+                continue  # somebody has spoken since they were counted: the next look tells better
+            mine = here & quiet & (heard["phase"] != 1)
             members = np.union1d(np.flatnonzero(mine), rows).tolist()
             self._set_phase(state, members, scope)
             known = self._outages.get(key)

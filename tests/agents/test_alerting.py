@@ -192,6 +192,8 @@ def test_a_site_that_falls_silent_is_a_link_and_who_stays_away_gets_an_alert_of_
     now = START + 29
     west = [reading("west/1", now + wait) for wait in (1, 60)]
     run.take([*quiet(("east/1", "east/2", "west/1")), *west], 90, 92)
+    # counted before west/1 spoke: nobody would be heard, but now it is
+    assert silence.silent(silence.clock(now + 60), {"east": "broker", "west": "broker"}) == []
     found = silence.silent(silence.clock(now + 60), {"east": "link"})
     assert [(a.scope, a.source, a.members, a.state) for a in found] == [
         ("link", "east", ["east/1", "east/2"], "firing")
