@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.alerts import AlertEvent, AlertMachine, describe
+from agents.alerting import PartitionAlerting, StreamAlerting, Taken
 from anomaly.detector import Detector
 from anomaly.notice import Notice
 from anomaly.registry import build_detector
-from anomaly.verdict import Verdict, judge
+from anomaly.verdict import Verdict
 from streams import metrics
 from streams.app import StreamApp
 from streams.checkpoint import InputPartition
 from streams.codecs import PredictionEncoder, dead_letter, encode_alert
 from streams.config import StreamConfig, TopicsConfig
+from streams.control import ControlState
 from streams.records import ARROW_HEADERS, Alert, Chunk, ReadingBatch, Rejected, is_arrow
 from streams.sequences import SequenceTracker
 from streams.state import BlobState, SensorState
@@ -68,9 +69,17 @@ class Seen(NamedTuple):
 
 
 class StreamDetector:
-    """What the partitions of one stream share: codec, transforms, detector, alert rules."""
+    """What the partitions of one stream share: codec, transforms, detector, alert rules.
 
-    def __init__(self, stream: StreamConfig) -> None:
+    Args:
+        stream: the stream.
+        control: what is set by the control topic; None: nothing.
+        partitions: of the stream's topic, which share the budgets of alerts.
+    """
+
+    def __init__(
+        self, stream: StreamConfig, control: ControlState | None = None, partitions: int = 1
+    ) -> None:
         self.stream = stream
         thresholds = {name: spec.threshold for name, spec in stream.fields.items()}
         self.detector: Detector = build_detector(stream.detector, stream.field_names, thresholds)
@@ -78,20 +87,21 @@ class StreamDetector:
         self.transforms: Pipeline | None = (
             transforms if transforms.dtype.itemsize or transforms.active else None
         )
-        self.alerts = AlertMachine(stream.alerts)
+        self.alerting = StreamAlerting(stream, self.detector, control or ControlState(), partitions)
+        self.alerts = self.alerting.machine
         self.encoder = PredictionEncoder(stream, self.detector.name, self.detector.version)
-        self.units = [spec.unit for spec in stream.fields.values()]
+        units = [spec.unit for spec in stream.fields.values()]
         self.prognosis: Prognosis | None = None
         if stream.prognosis.limits:
             from anomaly.prognosis import Prognosis  # needs numba, 65 MB
 
-            self.prognosis = Prognosis(stream.prognosis, stream.field_names, self.units)
+            self.prognosis = Prognosis(stream.prognosis, stream.field_names, units)
 
         self.drift: DriftWatch | None = None
         if stream.drift.enabled:
             from anomaly.drift import DriftWatch
 
-            self.drift = DriftWatch(stream.drift, stream.field_names, self.units)
+            self.drift = DriftWatch(stream.drift, stream.field_names, units)
 
     def new_state(self) -> SensorState:
         """Make the empty state of a partition."""
@@ -115,6 +125,7 @@ class DetectPartition:
         self.shared = shared
         self.state = shared.new_state()
         self.state.restore(changelog)
+        self.alerting = PartitionAlerting(shared.alerting, self.state, changelog)
         self.sequences = SequenceTracker()
         # last offset of what this worker has processed; a seek back makes it read that again
         self._applied = -1
@@ -129,7 +140,7 @@ class DetectPartition:
 
     def snapshot(self) -> list[tuple[bytes, bytes]]:
         """Take what has changed since the last checkpoint; see `streams.checkpoint.Participant`."""
-        changes = self.state.snapshot()
+        changes = self.alerting.snapshot() + self.state.snapshot()
         if self._seen_changed:
             self._seen_changed = False
             changes += self._seen_blob.dump(self.sequences.snapshot(), self._seen)
@@ -193,13 +204,15 @@ class DetectPartition:
             scores, explain = examine_in_parts(
                 shared.detector, state.rows["detector"], rows, values, ts, notices
             )
-        verdict = judge(scores, shared.detector.thresholds)
-        events = shared.alerts.update(state.rows["alerts"], rows, values, ts, verdict)
+        published = batch.published if picked is None else batch.published[picked]
+        index = batch.index if picked is None or batch.index is None else batch.index[picked]
+        offsets = batch.offsets if picked is None else batch.offsets[picked]
+        taken = Taken(rows, values, ts, scores, published, offsets, index)
+        verdict, events = self.alerting.take(taken, batch.last_offset, now)
         if shared.prognosis is not None:
             notices += shared.prognosis.update(state.rows["prognosis"], rows, values, ts, verdict)
         state.touch(rows, batch.last_offset)
 
-        published = batch.published if picked is None else batch.published[picked]
         outcome.latency_s, outcome.verdict = now - published, verdict
         keys = state.keys
         judged = (verdict.score, verdict.field, verdict.is_anomaly)
@@ -210,36 +223,11 @@ class DetectPartition:
             out_keys, messages = shared.encoder.encode_messages(batch, picked, *judged, now)
             headers = [ARROW_HEADERS if is_arrow(message, ()) else () for message in messages]
             outcome.predictions = Output(out_keys, messages, headers)
-        if events or notices:
-            told: list[AlertEvent | Notice] = [*events, *notices]
-            alerts = [self._alert(event, batch, explain) for event in events]
+        if events or notices or self.alerting.silence is not None:
+            alerts = self.alerting.records(events, taken, explain)
             alerts += [self._notice(notice, batch) for notice in notices]
-            outcome.alerts = Output([keys[event.row] for event in told], [*map(encode_alert, alerts)])
-            for event in told:
-                metrics.ALERTS.labels(batch.stream, event.state).inc()
+            outcome.alerts = alert_output(batch.stream, alerts)
         return outcome
-
-    def _alert(self, event: AlertEvent, batch: ReadingBatch, explain: Callable[[int, int], str]) -> Alert:
-        shared = self.shared
-        sensor = self.state.ids[event.row]
-        name = shared.stream.field_names[event.field]
-        why = explain(event.index, event.field) if event.state == "firing" else ""
-        return Alert(
-            id=event.alert_id(batch.stream, sensor, shared.detector.name),
-            key=f"{batch.stream}/{sensor}",
-            rule=shared.detector.name,
-            severity=event.severity,  # type: ignore[arg-type]
-            state=event.state,
-            source=sensor,
-            field=name,
-            value=None if event.value != event.value else event.value,
-            score=event.score,
-            threshold=event.threshold,
-            started_at=event.started_at,
-            ts=event.ts,
-            count=event.count,
-            explanation=describe(event, name, shared.units[event.field], why),
-        )
 
     def _notice(self, notice: Notice, batch: ReadingBatch) -> Alert:
         sensor = self.state.ids[notice.row]
@@ -261,7 +249,20 @@ class DetectPartition:
         )
 
 
-def make_detect_agent(app: StreamApp, topic: Any, config: StreamConfig, topics: TopicsConfig) -> Any:
+def alert_output(stream: str, alerts: Sequence[Alert]) -> Output:
+    """Return the messages of alert records, and count them."""
+    for alert in alerts:
+        metrics.ALERTS.labels(stream, alert.state).inc()
+    return Output([alert.source.encode() for alert in alerts], [*map(encode_alert, alerts)])
+
+
+def make_detect_agent(
+    app: StreamApp,
+    topic: Any,
+    config: StreamConfig,
+    topics: TopicsConfig,
+    control: ControlState | None = None,
+) -> Any:
     """Declare the agent that scores a stream.
 
     Args:
@@ -269,8 +270,9 @@ def make_detect_agent(app: StreamApp, topic: Any, config: StreamConfig, topics: 
         topic: the stream's `streams.topics.ReadingTopic`.
         config: the stream.
         topics: names of the output topics.
+        control: what is set by the control topic; None: nothing.
     """
-    shared = StreamDetector(config)
+    shared = StreamDetector(config, control, app.input_partitions.get(config.topic, config.partitions))
     name = config.name
     role = f"detect-{name}"
     counters = metrics.of_stream(name)
@@ -286,6 +288,8 @@ def make_detect_agent(app: StreamApp, topic: Any, config: StreamConfig, topics: 
             )
         partition.participants[role] = share
         return share
+
+    watch_silence(app, config, topics, role, opened)
 
     @app.agent(topic, name=role, concurrency=app.actors(config))  # type: ignore[untyped-decorator]
     async def detect(batches: Any) -> None:
@@ -317,6 +321,75 @@ def make_detect_agent(app: StreamApp, topic: Any, config: StreamConfig, topics: 
                 metrics.LATENCY.observe(name, outcome.latency_s)
 
     return detect
+
+
+def watch_silence(
+    app: StreamApp,
+    config: StreamConfig,
+    topics: TopicsConfig,
+    role: str,
+    opened: Callable[[InputPartition], DetectPartition],
+) -> None:
+    """Let `look_between_chunks` look at the partitions of a stream, for what no reading brings about.
+
+    Args:
+        app: the application.
+        config: the stream.
+        topics: names of the output topics.
+        role: of its detect agent.
+        opened: makes the agent's share of a partition.
+    """
+
+    async def tell(partition: InputPartition, alerts: list[Alert]) -> None:
+        """Send alerts that no reading brought about; call it under the partition's lock."""
+        await partition.emitter.emit(
+            topics.alerts, partition.tp.partition, *alert_output(config.name, alerts)
+        )
+
+    async def look(now: float) -> None:
+        shares: list[tuple[InputPartition, DetectPartition]] = []
+        for tp, partition in list(app.checkpointer.partitions.items()):
+            if tp.topic == config.topic and not partition.broken:
+                share: Any = partition.participants.get(role)
+                if share is None and config.alerts.silent_after is not None and app.settled(partition):
+                    # silent since before this worker took it over
+                    async with partition.lock:
+                        share = partition.participants.get(role) or opened(partition)
+                if share is not None:
+                    shares.append((partition, share))
+        changed: set[InputPartition] = set()
+        for partition, share in shares:
+            if share.alerting.has_notices:
+                async with partition.lock:
+                    alerts = share.alerting.relaxed()
+                    if alerts:
+                        await tell(partition, alerts)
+                        changed.add(partition)
+        quiet: Counter[str] = Counter()
+        speaking: Counter[str] = Counter()
+        missing = 0
+        for _, share in shares:
+            if share.alerting.silence is not None:
+                count, still, loud = share.alerting.silence.counts(share.alerting.silence.clock(now))
+                missing, quiet, speaking = missing + count, quiet + still, speaking + loud
+        if missing:
+            from anomaly.silence import blame  # compiled: needs numba
+
+            answers = bool(speaking) or await app.broker_answers()
+            blamed = blame(quiet, speaking, answers)
+            for partition, share in shares:
+                silence = share.alerting.silence
+                if silence is None:
+                    continue
+                async with partition.lock:
+                    alerts = [*map(share.alerting.mark, silence.silent(silence.clock(now), blamed))]
+                    if alerts:
+                        await tell(partition, alerts)
+                        changed.add(partition)
+        for partition in changed:
+            await app.commit_between(partition)
+
+    app.between_chunks.append(look)
 
 
 def export_gauges(app: StreamApp) -> None:

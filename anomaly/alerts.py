@@ -8,6 +8,10 @@ otherwise:
     open     --  a score of twice the threshold           -->  open      event "firing", now critical
     open     --  resolve_after quiet readings in a row    -->  calm      event "resolved"
 
+`min_duration_s` makes an alert wait: the anomalous readings in a row must also last so long. A `Governor`
+may give sensors severities of their own and hold alerts back (budgets): such a sensor stays pending until
+it is let through or has a reading that is not anomalous.
+
 A reading without any score changes nothing. The state is columns that the caller keeps, as with detectors,
 and any cut of the readings gives the same events.
 """
@@ -17,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
     from streams.config import AlertConfig
 
 CALM, PENDING, OPEN = 0, 1, 2
+#: Pending, and counted as held back.
+HELD = 3
 #: Up to this many readings of sensors that are not calm are taken one by one.
 FEW = 32
 #: Microseconds: a round, a tail, a reading of a tail.
@@ -55,6 +61,7 @@ class AlertEvent:
         ts: event time of this reading.
         count: anomalous readings in this alert so far.
         serial: how many alerts this sensor had before; tells apart alerts that start at one time.
+        limit: the limit in the field's unit that the value is beyond, None if it is within.
     """
 
     state: Literal["firing", "resolved"]
@@ -69,10 +76,34 @@ class AlertEvent:
     ts: float
     count: int
     serial: int
+    limit: float | None = None
 
     def alert_id(self, stream: str, sensor_id: str, rule: str) -> str:
         """Return the id that all events of this alert carry, also when the stream is replayed."""
         return alert_id(stream, sensor_id, rule, self.started_at, self.serial)
+
+
+class Governor(Protocol):
+    """Decides for single sensors what the stream's settings decide for all."""
+
+    def severity(self, row: int) -> str:
+        """Return the severity with which alerts of a sensor open."""
+        ...
+
+    def allows(self, row: int, ratio: float, ts: float, index: int, *, held: bool) -> float | None:
+        """Ask whether an alert may open now.
+
+        Args:
+            row: the sensor.
+            ratio: of this reading, at least 1.
+            ts: its event time.
+            index: the reading.
+            held: whether this alert was held back before.
+
+        Returns:
+            By how much the threshold is raised (1: not at all), or None: it is held back.
+        """
+        ...
 
 
 class _Chunk(NamedTuple):
@@ -115,7 +146,13 @@ class AlertMachine:
         return int(np.count_nonzero(state["phase"] == OPEN))
 
     def update(
-        self, state: StateArray, rows: RowArray, values: FloatArray, ts: FloatArray, verdict: Verdict
+        self,
+        state: StateArray,
+        rows: RowArray,
+        values: FloatArray,
+        ts: FloatArray,
+        verdict: Verdict,
+        governor: Governor | None = None,
     ) -> list[AlertEvent]:
         """Take a chunk of judged readings.
 
@@ -125,6 +162,8 @@ class AlertMachine:
             values: float64 [n, fields].
             ts: float64 [n], seconds since 1970.
             verdict: of these readings.
+            governor: decides for single sensors. Readings of sensors that are not calm are then taken one by
+                one, 0.7 µs each, in the order of the log.
 
         Returns:
             The events, in the order of the readings.
@@ -147,10 +186,10 @@ class AlertMachine:
         if not len(picked):
             return []
         chunk = _Chunk(rows, values, ts, verdict)
-        if len(picked) <= FEW:
+        if governor is not None or len(picked) <= FEW:
             numbers, place = np.unique(rows[picked], return_inverse=True)
             sensors = state[numbers]
-            events = self._one_by_one(sensors, place.tolist(), picked.tolist(), chunk)
+            events = self._one_by_one(sensors, place.tolist(), picked.tolist(), chunk, governor)
             state[numbers] = sensors
             return events
         rounds = Rounds(rows[picked], COSTS)
@@ -171,6 +210,7 @@ class AlertMachine:
         config = self.config
         base_is_critical = config.severity == CRITICAL
         columns = {name: sensors[name].copy() for name in self.dtype.names or ()}
+        np.copyto(columns["phase"], PENDING, where=columns["phase"] == HELD)
         ratios, fields, times = (x.take(order) for x in (chunk.verdict.ratio, chunk.verdict.field, chunk.ts))
         events: list[AlertEvent] = []
         start = 0
@@ -198,6 +238,8 @@ class AlertMachine:
             pending = phase == PENDING
             np.copyto(phase, CALM, where=pending & ~strange)
             opened = pending & strange & (streak >= config.open_after)
+            if config.min_duration_s:
+                opened &= times[part] - now["started_at"] >= config.min_duration_s
             np.copyto(phase, OPEN, where=opened)
             np.copyto(streak, 0, where=opened)
             np.copyto(critical, now["worst"] >= CRITICAL_RATIO, where=opened, casting="unsafe")
@@ -219,11 +261,16 @@ class AlertMachine:
         return events
 
     def _one_by_one(
-        self, sensors: StateArray, places: list[int], readings: list[int], chunk: _Chunk
+        self,
+        sensors: StateArray,
+        places: list[int],
+        readings: list[int],
+        chunk: _Chunk,
+        governor: Governor | None = None,
     ) -> list[AlertEvent]:
         """Take readings in order; `places` says where in `sensors` the state of each one's sensor is."""
         config = self.config
-        base_is_critical = config.severity == CRITICAL
+        severity: str = config.severity
         held: dict[int, list[Any]] = {}
         events: list[AlertEvent] = []
         ratios = chunk.verdict.ratio[readings].tolist()
@@ -234,6 +281,9 @@ class AlertMachine:
             if sensor is None:
                 sensor = held[place] = list(sensors[place].tolist())
             phase, critical, worst_field, streak, count, serial, started_at, worst = sensor
+            raised = 1.0
+            if governor is not None:
+                severity = governor.severity(int(chunk.rows[index]))
             change: Literal["firing", "resolved"] | None = None
             if ratio >= 1:
                 if phase == CALM:
@@ -241,18 +291,25 @@ class AlertMachine:
                 count += 1
                 if ratio > worst:
                     worst, worst_field = ratio, field
-                if phase == PENDING:
+                if phase != OPEN:
                     streak += 1
-                    if streak >= config.open_after:
-                        phase, streak = OPEN, 0
-                        critical = int(worst >= CRITICAL_RATIO)
-                        change = "firing"
+                    if streak >= config.open_after and at - started_at >= config.min_duration_s:
+                        allowed: float | None = 1.0
+                        if governor is not None:
+                            row = int(chunk.rows[index])
+                            allowed = governor.allows(row, ratio, at, index, held=phase == HELD)
+                        if allowed is None:
+                            phase = HELD
+                        else:
+                            phase, streak, raised = OPEN, 0, allowed
+                            critical = int(worst >= CRITICAL_RATIO)
+                            change = "firing"
                 else:
                     streak = 0
                     if ratio >= CRITICAL_RATIO and not critical:
                         critical = 1
-                        change = None if base_is_critical else "firing"
-            elif phase == PENDING:
+                        change = None if severity == CRITICAL else "firing"
+            elif phase in (PENDING, HELD):
                 phase, streak = CALM, 0
             elif phase == OPEN:
                 streak = streak + 1 if ratio < config.resolve_below else 0
@@ -260,7 +317,9 @@ class AlertMachine:
                     change = "resolved"
             sensor[:] = phase, critical, worst_field, streak, count, serial, started_at, worst
             if change is not None:
-                events.append(self._event(change, index, sensor, chunk))
+                event = self._event(change, index, sensor, chunk, severity)
+                event.threshold *= raised
+                events.append(event)
                 if change == "resolved":
                     sensor[:] = CALM, 0, worst_field, 0, count, serial + 1, started_at, worst
         for place, sensor in held.items():
@@ -268,7 +327,12 @@ class AlertMachine:
         return events
 
     def _event(
-        self, state: Literal["firing", "resolved"], index: int, sensor: list[Any], chunk: _Chunk
+        self,
+        state: Literal["firing", "resolved"],
+        index: int,
+        sensor: list[Any],
+        chunk: _Chunk,
+        severity: str | None = None,
     ) -> AlertEvent:
         """Tell of a change at a reading; `sensor` is the sensor's state, in the order of `dtype`."""
         _, critical, field, _, count, serial, started_at, _ = sensor
@@ -278,13 +342,14 @@ class AlertMachine:
             index=index,
             field=field,
             value=float(chunk.values[index, field]),
-            score=float(chunk.verdict.scores[index, field]),
-            threshold=float(chunk.verdict.thresholds[field]),
-            severity=CRITICAL if critical else self.config.severity,
+            score=chunk.verdict.score_of(index, field),
+            threshold=chunk.verdict.threshold_of(index, field),
+            severity=CRITICAL if critical else (severity or self.config.severity),
             started_at=started_at,
             ts=float(chunk.ts[index]),
             count=count,
             serial=serial,
+            limit=chunk.verdict.limit_of(index) if field == int(chunk.verdict.field[index]) else None,
         )
 
 
@@ -316,6 +381,10 @@ def describe(event: AlertEvent, field: str, unit: str, why: str) -> str:
     'temperature 92.4 °C: 6.1 sd above the usual 71.0 ± 3.5'
     """
     value = "has no value" if math.isnan(event.value) else f"{event.value:.6g} {unit}".rstrip()
+    if event.limit is not None:
+        side = "above" if event.value > event.limit else "below"
+        limit = f"{side} its limit of {event.limit:.6g} {unit}".rstrip()
+        why = f"{limit}; {why}" if why else limit
     text = f"{field} {value}" + (f": {why}" if why else "")
     if event.state == "resolved":
         lasted = max(event.ts - event.started_at, 0.0)

@@ -130,7 +130,10 @@ def polarstream_toml(job: Job, worker: Mapping[str, Any] | None = None) -> str:
         f"bootstrap_servers = {json.dumps(job.bootstrap.split(','))}",
         "[topics]",
         f"predictions = {json.dumps(job.target)}",
-        *(f"{t} = {json.dumps(f'{job.target}.{t}')}" for t in ("alerts", "analytics", "dead_letter")),
+        *(
+            f"{t} = {json.dumps(f'{job.target}.{t}')}"
+            for t in ("alerts", "analytics", "dead_letter", "control")
+        ),
         "[worker]",
         *(f"{k} = {json.dumps(v)}" for k, v in (worker or {}).items()),
         "[[streams]]",

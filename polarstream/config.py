@@ -89,7 +89,7 @@ def find(path: Path | None = None, env: Mapping[str, str] | None = None) -> Path
     if path is not None:
         return path
     if env.get(PREFIX + "CONFIG"):
-        return Path(env[PREFIX + "CONFIG"]).expanduser()
+        return Path(os.path.expanduser(env[PREFIX + "CONFIG"]))
     local = Path("polarstream.toml")
     return local if local.is_file() else None
 
@@ -132,7 +132,7 @@ def parse(raw: Mapping[str, Any], env: Mapping[str, str] | None = None) -> Confi
 def default_data_dir(env: Mapping[str, str]) -> Path:
     """`$POLARSTREAM_DATA_DIR`, else `$XDG_DATA_HOME/polarstream`, else `~/.local/share/polarstream`."""
     if env.get(PREFIX + "DATA_DIR"):
-        return Path(env[PREFIX + "DATA_DIR"]).expanduser()
+        return Path(os.path.expanduser(env[PREFIX + "DATA_DIR"]))
     if env.get("XDG_DATA_HOME"):
         return Path(env["XDG_DATA_HOME"]) / "polarstream"
     return Path(env.get("HOME") or Path.home()) / ".local" / "share" / "polarstream"

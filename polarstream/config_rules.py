@@ -16,8 +16,10 @@ from streams.config import (
     KafkaConfig,
     LimitConfig,
     StreamConfig,
+    ThresholdConfig,
     WorkerConfig,
 )
+from streams.control import matches
 from streams.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,12 +52,13 @@ def check_config(config: Config, bad_paths: frozenset[str], note: Note) -> None:
         _check_tls(config.kafka, note)
     _check_worker(config.worker, note)
     taken: dict[str, str] = {}
-    for setting in ("predictions", "alerts", "analytics", "dead_letter"):
+    for setting in ("predictions", "alerts", "analytics", "dead_letter", "control"):
         _check_topic(getattr(config.topics, setting), f"topics.{setting}", taken, note)
     names: dict[str, str] = {}
     for i, stream in enumerate(config.streams):
         if stream is not BAD:
             _check_stream(stream, f"streams[{i}]", names, taken, note)
+            _check_thresholds(stream, f"streams[{i}]", bad_paths, note)
 
 
 def _check_servers(kafka: KafkaConfig, note: Note) -> None:
@@ -196,6 +199,38 @@ def _check_limit(limit: LimitConfig, stream: StreamConfig, path: str, note: Note
         note(path, "has no bound: set low or high")
     elif limit.low is not None and limit.high is not None and limit.low >= limit.high:
         note(f"{path}.low", f"{limit.low:g} is not below high {limit.high:g}: swap or change them")
+
+
+def _check_thresholds(stream: StreamConfig, path: str, bad_paths: frozenset[str], note: Note) -> None:
+    if stream.sensor_pattern is not None:
+        where = f"{path}.sensor_pattern"
+        try:
+            groups = set(re.compile(stream.sensor_pattern).groupindex)
+        except re.error as error:
+            note(where, f"'{stream.sensor_pattern}' is no regular expression ({error}): mend it")
+        else:
+            if not groups or not groups <= {"site", "type"}:
+                told = ", ".join(sorted(groups)) or "none"
+                note(where, f"its named groups are {told}: write (?P<site>...), (?P<type>...) or both")
+    for i, rule in enumerate(stream.thresholds):
+        if rule is BAD:
+            continue
+        where = f"{path}.thresholds[{i}]"
+        for setting, message in rule_faults(rule, stream).items():
+            # a rule whose only setting is bad sets something all the same
+            if setting or not any(bad.startswith(f"{where}.") for bad in bad_paths):
+                note(f"{where}.{setting}".rstrip("."), message)
+
+
+def rule_faults(rule: ThresholdConfig, stream: StreamConfig) -> dict[str, str]:
+    """What is wrong with a threshold rule for a stream, by setting."""
+    faults = rule.faults()
+    if rule.field and not any(matches(rule.field, field) for field in stream.field_names):
+        known = ", ".join(stream.field_names)
+        faults["field"] = f"'{rule.field}' matches no field: use one of {known}, or a pattern"
+    if rule.once_in is not None and stream.detector.get("type", "ewz") == "ewz":
+        faults["once_in"] = "says nothing to ewz, whose score is in standard deviations: use threshold"
+    return faults
 
 
 def _check_field(name: str, spec: FieldConfig, stream: StreamConfig, path: str, note: Note) -> None:

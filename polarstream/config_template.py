@@ -48,6 +48,8 @@ TEMPLATE: Final = """\
 # alerts = "alerts"
 # analytics = "analytics"
 # dead_letter = "dead-letter"
+# Compacted: what `polarstream thresholds`, `alerts` and `maintenance` set while workers run.
+# control = "control"
 # retention_hours = 168
 # Bytes kept per partition.
 # retention_bytes = 1073741824
@@ -86,6 +88,10 @@ topic = "sensors.plant"
 # id_field = "sensor_id"
 # Key of the time (epoch seconds or milliseconds, or RFC 3339); "": the Kafka timestamp counts.
 # time_field = "ts"
+# Finds site and type in a sensor's id, for thresholds, groups and silences.
+# sensor_pattern = "(?P<site>[^/]+)/(?P<type>[a-z]+)"
+# Thresholds of some sensors (sensor, site, sensor_type and field are patterns); the most specific rule wins.
+# thresholds = [{ sensor = "boiler-*", field = "temperature", high = 90.0, threshold = 8.0 }]
 # Readings further in the future go to the dead-letter topic.
 # max_clock_skew_s = 300.0
 
@@ -128,6 +134,14 @@ type = "ewz"
 # resolve_after = 5
 # info, warning or critical
 # severity = "warning"
+# The anomalous readings must also last so long.
+# min_duration_s = 0.0
+# Alerts of one site that begin within so many seconds get one alert as a group, from group_min sensors on.
+# group_window_s = 60.0
+# group_min = 3
+# A sensor that is missing for so many times its usual gap, and at least silent_min_s, is an alert.
+# silent_after = 10.0
+# silent_min_s = 30.0
 
 # Statistics by sensor and field, written to topics.analytics: tumbling (size_s), hopping (size_s, hop_s),
 # session (gap_s).

@@ -257,7 +257,8 @@ def worker_toml(kafka: KafkaConfig, name: str, folder: Path, options: ProofOptio
     ]
     lines += [f"{key} = {json.dumps(value)}" for key, value in plain.items()]
     lines += ["[topics]"]
-    lines += [f'{key} = "{name}-{key}"' for key in ("predictions", "alerts", "analytics", "dead_letter")]
+    topics = ("predictions", "alerts", "analytics", "dead_letter", "control")
+    lines += [f'{key} = "{name}-{key}"' for key in topics]
     lines += ["[worker]", f'delivery = "{options.delivery}"', f'instance_id = "{instance}"']
     if options.checkpoint_interval_ms is not None:
         lines.append(f"checkpoint_interval_ms = {options.checkpoint_interval_ms}")

@@ -41,6 +41,7 @@ def resolve_topic(config: Config, name: str) -> str:
         "predictions": config.topics.predictions,
         "alerts": config.topics.alerts,
         "analytics": config.topics.analytics,
+        "control": config.topics.control,
         "dead-letter": config.topics.dead_letter,
         "dead_letter": config.topics.dead_letter,
     }

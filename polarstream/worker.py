@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 from aiokafka.errors import KafkaError
 
 from agents.analyse import make_analyse_agent
+from agents.control import ControlFollower
 from agents.detect import export_gauges, make_detect_agent
 from polarstream.target import resolve_kafka
 from streams import metrics
@@ -109,8 +110,14 @@ def _lock(handle: IO[str]) -> bool:
     return True
 
 
-async def build_app(config: Config, kafka: KafkaConfig, instance_id: str) -> StreamApp:
-    """Make the application with the agents of all configured streams; topics are made as needed."""
+async def build_app(
+    config: Config, kafka: KafkaConfig, instance_id: str
+) -> tuple[StreamApp, ControlFollower]:
+    """Make the application with the agents of all configured streams; topics are made as needed.
+
+    Returns:
+        The application, and what follows the control topic: its records so far are read.
+    """
 
     async def follow_inputs() -> Mapping[str, int]:
         layout = await lay_out(kafka, config.app_id, config.streams, config.topics)
@@ -123,13 +130,15 @@ async def build_app(config: Config, kafka: KafkaConfig, instance_id: str) -> Str
         config.app_id, kafka, config.worker, instance_id, str(config.data_dir / "faust"), follow_inputs
     )
     app.input_partitions = inputs
+    control = ControlFollower(kafka, config.topics)
+    await control.read_all()
     for stream in config.streams:
         table = app.changelog_table(state_table(stream), inputs[stream.topic])
         topic = app.reading_topic(stream, table)
-        make_detect_agent(app, topic, stream, config.topics)
+        make_detect_agent(app, topic, stream, config.topics, control.state)
         if stream.windows:
             make_analyse_agent(app, topic, stream, config.topics)
-    return app
+    return app, control
 
 
 def _settle_memory() -> None:
@@ -148,7 +157,7 @@ async def _serve(config: Config, kafka: KafkaConfig, instance_id: str, stopping:
     Raises:
         Exception: what the application failed of.
     """
-    app = await build_app(config, kafka, instance_id)
+    app, control = await build_app(config, kafka, instance_id)
     _settle_memory()
     # Faust looks for agents in the modules that it knows; ours are declared
     app.conf.autodiscover = False
@@ -157,13 +166,17 @@ async def _serve(config: Config, kafka: KafkaConfig, instance_id: str, stopping:
     stop = asyncio.create_task(stopping.wait())
     watch = asyncio.create_task(_watch(app, config))
     crash = asyncio.create_task(app._crashed.wait())
+    follow = asyncio.create_task(control.follow())
+    between = asyncio.create_task(_between_chunks(app))
     failure: BaseException | None = None
     try:
-        await asyncio.wait({stop, watch, crash}, return_when=asyncio.FIRST_COMPLETED)
-        failure = app.crash_reason or (watch.exception() if watch.done() else None)
+        await asyncio.wait({stop, watch, crash, follow, between}, return_when=asyncio.FIRST_COMPLETED)
+        failed = [task.exception() for task in (watch, follow, between) if task.done()]
+        failure = app.crash_reason or next(iter(failed), None)
     finally:
-        for task in (stop, watch, crash):
+        for task in (stop, watch, crash, follow, between):
             task.cancel()
+        await asyncio.gather(follow, between, return_exceptions=True)
     if failure is not None:
         raise failure
     await app.stop()
@@ -182,6 +195,14 @@ async def _watch(app: StreamApp, config: Config) -> None:
         seen = now
         app.note_lag()
         export_gauges(app)
+
+
+async def _between_chunks(app: StreamApp) -> None:
+    """Look now and then for what no message brings about, such as a sensor that is silent."""
+    while True:
+        await asyncio.sleep(TICK_S)
+        for look in app.between_chunks:
+            await look(time.time())
 
 
 def run(config: Config) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import faust
 import faust.tables
+from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.types import TP
 from yarl import URL
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 QUEUED_CHUNKS = 4
 #: Chunks of different partitions that one agent may have under way, exactly once.
 MAX_ACTORS = 2
+#: How long the broker may take over an answer, before it counts as gone.
+PROBE_S = 5.0
 #: A transaction that its worker leaves open is aborted by the broker after this time at the latest.
 TRANSACTION_TIMEOUT_MS = 60_000
 
@@ -116,6 +119,8 @@ class StreamApp(faust.App):  # type: ignore[misc]
             worker_redirect_stdouts=False,
         )
         self.checkpointer = Checkpointer(app_id, self._commit_offsets)
+        #: Called now and then, with the wall clock in seconds since 1970: for what no message brings about.
+        self.between_chunks: list[Callable[[float], Awaitable[None]]] = []
 
     # -- declaring
 
@@ -220,6 +225,31 @@ class StreamApp(faust.App):  # type: ignore[misc]
         await consumer.commit(
             {TopicPartition(*tp): OffsetAndMetadata(offset, "") for tp, offset in offsets.items()}
         )
+        return True
+
+    def settled(self, partition: InputPartition) -> bool:
+        """Tell whether the state of a partition has been recovered."""
+        recovery = self.tables.recovery
+        moving = self.rebalancing or recovery.in_recovery or not recovery.completed.is_set()
+        return not moving and partition.committable() is not None
+
+    async def commit_between(self, partition: InputPartition) -> None:
+        """Commit what was sent while nothing was read: a transaction must not stay open until something is.
+
+        At least once nothing is open; the state is written with the next checkpoint.
+        """
+        offset = partition.committable()
+        if self.exactly_once and offset is not None and not partition.broken:
+            await self.checkpointer.commit({partition.tp: offset})
+
+    async def broker_answers(self) -> bool:
+        """Ask the broker for something, and tell whether it answers within `PROBE_S`."""
+        consumer = self.consumer._thread._ensure_consumer()
+        tps = [TopicPartition(*tp) for tp in self.checkpointer.partitions]
+        try:
+            await asyncio.wait_for(consumer.end_offsets(tps[:1]), PROBE_S)
+        except (KafkaError, OSError, TimeoutError):
+            return False
         return True
 
     def note_lag(self) -> None:

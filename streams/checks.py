@@ -42,6 +42,7 @@ REASONS: Final = {
     "future_timestamp": "the time is further in the future than max_clock_skew_s",
     "bad_arrow": "the value is not a readable Arrow IPC stream",
     "no_arrow": "the value is an Arrow IPC stream, and pyarrow is not installed here",
+    "bad_control": "the record of the control topic is none that can be used",
 }
 
 _LARGEST = sys.float_info.max

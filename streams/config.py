@@ -19,6 +19,7 @@ Positive: TypeAlias = Annotated[float, Meta(gt=0)]
 NonNegative: TypeAlias = Annotated[float, Meta(ge=0)]
 NonNegativeInt: TypeAlias = Annotated[int, Meta(ge=0)]
 Fraction: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+Severity: TypeAlias = Literal["info", "warning", "critical"]
 
 SecurityProtocol: TypeAlias = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism: TypeAlias = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
@@ -48,6 +49,8 @@ class TopicsConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fro
     alerts: str = "alerts"
     analytics: str = "analytics"
     dead_letter: str = "dead-letter"
+    #: Compacted: rules, silences and labels that are set while workers run.
+    control: str = "control"
     retention_hours: PositiveInt = 168
     #: Bytes kept per partition.
     retention_bytes: Annotated[int, Meta(ge=1_048_576)] = 1_073_741_824
@@ -140,7 +143,61 @@ class AlertConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, froz
     resolve_below: Fraction = 0.7
     #: ... and so many calm readings in a row resolve the alert.
     resolve_after: PositiveInt = 5
-    severity: Literal["info", "warning", "critical"] = "warning"
+    severity: Severity = "warning"
+    #: Anomalous readings in a row must also last so long, in event time, before they open an alert.
+    min_duration_s: NonNegative = 0.0
+    #: Alerts of one site that begin in the same so many seconds are a group; 0: no groups.
+    group_window_s: NonNegative = 0.0
+    #: From so many sensors on, a group has an alert of its own.
+    group_min: Annotated[int, Meta(ge=2)] = 3
+    #: A sensor that is missing for so many times its usual gap is an alert; None: silence is no alert.
+    silent_after: Annotated[float, Meta(ge=2)] | None = None
+    #: ... but not before so many seconds.
+    silent_min_s: NonNegative = 30.0
+
+
+class ThresholdConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """What counts as anomalous for some sensors and fields. Patterns have `*`, `?` and `[...]`."""
+
+    #: Where the rule holds; site and type come from the stream's `sensor_pattern`.
+    sensor: str = "*"
+    site: str = "*"
+    sensor_type: str = "*"
+    field: str = "*"
+    #: A value beyond these is anomalous, whatever its score; in the field's unit, after the transforms.
+    low: float | None = None
+    high: float | None = None
+    #: Score from which a reading is anomalous, in the detector's unit ...
+    threshold: Positive | None = None
+    #: ... or the same as a tail probability, for detectors whose score is a surprise ...
+    once_in: Annotated[float, Meta(ge=2, le=1e15)] | None = None
+    #: ... or following the sensor: about once in so many of its own recent readings.
+    adaptive: Annotated[float, Meta(ge=20, le=1e9)] | None = None
+    #: At most so many alerts in 24 h ...
+    budget_per_day: Annotated[float, Meta(gt=0, le=10_000)] | None = None
+    #: ... for all sensors of the rule together, for each site of it, or for each sensor.
+    budget_by: Literal["rule", "site", "sensor"] = "rule"
+    severity: Severity | None = None
+
+    def faults(self) -> dict[str, str]:
+        """What is wrong between these values, by setting; types are already checked."""
+        faults = {}
+        scores = [name for name in ("threshold", "once_in", "adaptive") if getattr(self, name) is not None]
+        if len(scores) > 1:
+            faults[scores[1]] = f"is set beside {scores[0]}, and both say from which score on: set one"
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            faults["low"] = f"{self.low:g} is not below high {self.high:g}: swap them"
+        if self.field != "*" and self.budget_per_day is not None:
+            faults["budget_per_day"] = "holds for whole sensors, and this rule names a field: split it in two"
+        if self.field != "*" and self.severity is not None:
+            faults["severity"] = "holds for whole sensors, and this rule names a field: split it in two"
+        for name in ("sensor", "site", "sensor_type", "field"):
+            if not getattr(self, name):
+                faults[name] = "is empty, which nothing matches: write a pattern, * for all"
+        settings = ("low", "high", "threshold", "once_in", "adaptive", "budget_per_day", "severity")
+        if all(getattr(self, name) is None for name in settings):
+            faults[""] = f"sets nothing: set one of {', '.join(settings)}"
+        return faults
 
 
 class LimitConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
@@ -218,6 +275,11 @@ class StreamConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fro
     prognosis: PrognosisConfig = PrognosisConfig()
     #: Lasting changes.
     drift: DriftConfig = DriftConfig()
+    #: The most specific rule wins, setting by setting.
+    thresholds: list[ThresholdConfig] = []
+    #: Regular expression that finds `(?P<site>...)` and `(?P<type>...)` in a sensor's id. None: the site of
+    #: all sensors is the stream's name.
+    sensor_pattern: str | None = None
     windows: list[WindowConfig] = []
 
     def __post_init__(self) -> None:

@@ -18,6 +18,8 @@ from streams.config import KafkaConfig, StreamConfig, TopicsConfig
 from streams.errors import Stop
 from streams.kafka import TopicSpec, client_options, ensure_topics
 
+#: Of the control topic: it is read whole at each start of a worker.
+CONTROL_CONFIG = {"cleanup.policy": "compact", "segment.ms": str(3_600_000)}
 #: How long new partitions may take to show, in seconds.
 GROW_S = 15
 
@@ -82,7 +84,7 @@ async def lay_out(
     }
     replication = topics.replication_factor
     inputs = {stream.topic: TopicSpec(stream.partitions, replication, storage) for stream in streams}
-    await ensure_topics(kafka, inputs)
+    await ensure_topics(kafka, {**inputs, topics.control: TopicSpec(1, replication, CONTROL_CONFIG)})
     present = await partition_counts(kafka)
     layout = plan(app_id, streams, topics, present)
     changelogs = {changelog_topic(app_id, stream) for stream in streams}

@@ -170,7 +170,9 @@ class Alert(msgspec.Struct, kw_only=True, frozen=True):
 
     `id` and `key` stay the same over an alert's life. `ts` is the event time of this change and
     `started_at` that of the opening, both in seconds since the epoch; `count` is the number of anomalous
-    readings so far.
+    readings so far. `scope` says what it is about: a sensor, a group of sensors of one site, a site that is
+    silent (`link`), everything that is silent (`broker`), or a budget of alerts. A sink pages nobody for an
+    alert that is `silenced` or `acknowledged`.
     """
 
     id: str
@@ -187,3 +189,16 @@ class Alert(msgspec.Struct, kw_only=True, frozen=True):
     ts: float
     count: int
     explanation: str
+    scope: Literal["sensor", "group", "link", "broker", "budget"] = "sensor"
+    #: The limit in the field's unit that the value is beyond, if that is what is wrong.
+    limit: float | None = None
+    #: Names the group of alerts that began together at one site.
+    group_id: str | None = None
+    #: The sensors, for an alert about several.
+    members: list[str] = []
+    #: Alerts that the budget has held back since its last one.
+    suppressed: int = 0
+    silenced: bool = False
+    #: `silence/<id>` or `maintenance/<id>`: the control record that silences it.
+    silenced_by: str | None = None
+    acknowledged: bool = False

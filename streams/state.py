@@ -130,6 +130,10 @@ class SensorState:
         self._dirty[shards] = True
         self._shard_offset[shards] = last_offset
 
+    def mark(self, rows: NDArray[np.signedinteger]) -> None:
+        """Note that the rows have changed by something else than readings."""
+        self._dirty[rows // self.shard_rows] = True
+
     def snapshot(self) -> list[tuple[bytes, bytes]]:
         """Take the changed shards as (key, value) for the changelog; they count as unchanged afterwards."""
         shards = np.flatnonzero(self._dirty)

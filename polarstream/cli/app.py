@@ -7,6 +7,7 @@ import sys
 import typer
 
 from polarstream.cli import (
+    alerts,
     backtest,
     bench,
     broker,
@@ -18,6 +19,7 @@ from polarstream.cli import (
     gpu,
     processes,
     records,
+    thresholds,
     topics,
 )
 
@@ -66,6 +68,9 @@ forecast.register(app)
 app.add_typer(broker.app, name="broker")
 app.add_typer(topics.app, name="topics")
 app.add_typer(dlq.app, name="dlq")
+app.add_typer(alerts.app, name="alerts")
+app.add_typer(alerts.maintenance, name="maintenance")
+app.add_typer(thresholds.app, name="thresholds")
 app.add_typer(configuration.app, name="config")
 app.add_typer(bench.app, name="bench")
 app.add_typer(evaluate.app, name="eval")

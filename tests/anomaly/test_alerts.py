@@ -59,6 +59,18 @@ def test_open_after_wants_anomalous_readings_in_a_row() -> None:
     assert events[0].count == 3
 
 
+def test_anomalous_readings_must_last_for_the_minimum_duration() -> None:
+    config = AlertConfig(open_after=2, min_duration_s=3, resolve_after=1)
+    for cut in (1, 20):
+        events = run(AlertMachine(config), of(12, 12, 12, 1, 12, 12, 12, 12, 12, 1), cut=cut)
+        assert story(events) == [(7, "firing", "warning"), (9, "resolved", "warning")]
+        assert events[0].started_at == 1004.0
+    # the same by rounds over many sensors
+    rows = [row for _ in range(5) for row in range(50)]
+    many = run(AlertMachine(config), of(*[12.0] * 250), rows)
+    assert [event.index for event in many] == list(range(50, 100))
+
+
 def test_an_alert_worsens_once() -> None:
     machine = AlertMachine(AlertConfig(resolve_after=1))
     events = run(machine, of(12, 15, 20, 30, 12, 1, 25))

@@ -35,6 +35,7 @@ SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "[streams.drift]": settings.DriftConfig,
     "[streams.prognosis]": settings.PrognosisConfig,
     "[[streams.prognosis.limits]]": settings.LimitConfig,
+    "[[streams.thresholds]]": settings.ThresholdConfig,
     "tumbling": settings.TumblingConfig,
     "hopping": settings.HoppingConfig,
     "session": settings.SessionConfig,

@@ -124,5 +124,6 @@ def test_alert_has_the_keys_of_the_design() -> None:
     )  # fmt: skip
     assert list(json.loads(encode_alert(alert))) == [
         "id", "key", "rule", "severity", "state", "source", "field", "value", "score", "threshold",
-        "started_at", "ts", "count", "explanation",
+        "started_at", "ts", "count", "explanation", "scope", "limit", "group_id", "members", "suppressed",
+        "silenced", "silenced_by", "acknowledged",
     ]  # fmt: skip
