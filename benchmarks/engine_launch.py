@@ -127,7 +127,7 @@ def measure(model: bytes, shape: tuple[int, ...], device: str | None, rounds: in
     plain = replay.ReplayList(kernels, launches)
     plain._native = None
     ways["ours, no llvmlite"] = lambda: plain.enqueue(queue)
-    resolve = session._resolve
+    resolve = session._buffers.resolve
     arguments = [[resolve(a) if isinstance(a, Buf) else a for a in launch.args] for launch in launches]
 
     def usual() -> None:

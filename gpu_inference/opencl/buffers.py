@@ -11,7 +11,7 @@ from gpu_inference.errors import DeviceError
 from gpu_inference.opencl.arena import MAX_BUFFER_BYTES, SlotPool
 from gpu_inference.opencl.launch import Buf
 from gpu_inference.opencl.memory import SMALLEST_BUFFER, MemoryNeed, memory_need, mib
-from gpu_inference.opencl.staging import BLOCKS, Staging
+from gpu_inference.opencl.staging import BLOCKS, Staging, wanted
 
 if TYPE_CHECKING:
     from gpu_inference.devices import DeviceHandle
@@ -34,7 +34,7 @@ class DeviceBuffers:
         self._pool = SlotPool(handle.context)
         self._constants: dict[str, Any] = {}
         self._sizes: dict[str, int] = {}
-        self._staging = Staging(handle.context, 0 if handle.unified_memory else BLOCKS)
+        self._staging = Staging(handle.context, BLOCKS if wanted() and not handle.unified_memory else 0)
         self._held = 0
         self._told = 0
 

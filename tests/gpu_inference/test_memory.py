@@ -226,6 +226,7 @@ def test_a_session_gives_the_same_through_staging_as_directly(
     want = {}
     for unified in (True, False):
         monkeypatch.setattr(handle, "unified_memory", unified)
+        monkeypatch.setenv("POLARSTREAM_STAGING", "1")
         session = OpenCLSession(MODEL)
         assert (session.memory_need(images(1)).staging_bytes > 0) == (not unified)
         for batch in (1, 5):
