@@ -27,6 +27,7 @@ DEFAULT = "ewz"
 #: since the compiled ones need numba (65 MB).
 DETECTORS: dict[str, str] = {
     "ewz": "anomaly.detectors.ewz:EwzDetector",
+    "pca": "anomaly.detectors.pca:PcaDetector",
     "rate_of_change": "anomaly.detectors.rate_of_change:RateOfChangeDetector",
 }
 
