@@ -6,7 +6,18 @@ import sys
 
 import typer
 
-from polarstream.cli import bench, broker, checks, configuration, dlq, gpu, processes, records, topics
+from polarstream.cli import (
+    bench,
+    broker,
+    checks,
+    configuration,
+    dlq,
+    evaluate,
+    gpu,
+    processes,
+    records,
+    topics,
+)
 
 EPILOG = (
     "Exit codes: 0 done, 1 fault, 2 wrong usage or configuration, 65 bad input, 69 no broker, "
@@ -53,3 +64,4 @@ app.add_typer(topics.app, name="topics")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(configuration.app, name="config")
 app.add_typer(bench.app, name="bench")
+app.add_typer(evaluate.app, name="eval")

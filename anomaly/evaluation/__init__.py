@@ -1,0 +1,1 @@
+"""Published benchmarks and their protocols: arrays and files in, figures out."""
