@@ -116,7 +116,7 @@ class CellDetector(ABC):
     ) -> tuple[FloatArray, Explain]:
         """See `Detector.examine`."""
         raw, why = self.raw(state, rows, values, ts)
-        scores = calibrate(state["tails"], rows, raw)
+        scores = self.calibrated(state["tails"], rows, raw)
 
         def explain(i: int, j: int) -> str:
             if raw[i, j] != raw[i, j]:
@@ -127,6 +127,10 @@ class CellDetector(ABC):
             return f"{self.words(j, numbers)}; so strange once in {10 ** scores[i, j]:,.0f} readings"
 
         return scores, explain
+
+    def calibrated(self, tails: Any, rows: RowArray, raw: FloatArray) -> FloatArray:
+        """Return the surprise of raw scores; for detectors that know their law to override."""
+        return calibrate(tails, rows, raw)
 
     def raw(
         self, state: StateArray, rows: RowArray, values: FloatArray, ts: FloatArray
