@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from anomaly.detector import Detector, DetectorConfig
 
 ENTRY_POINTS = "polarstream.detectors"
-DEFAULT = "ewz"
+DEFAULT = "auto"
 
 #: The detectors that come with polarstream, by `type`, and where each is: imported when it is asked for,
 #: since the compiled ones need numba (65 MB).
@@ -62,7 +62,7 @@ def build_detector(
     """Make a detector from its table of the configuration.
 
     Args:
-        config: the table; `type` names the detector ("ewz" without it), the rest are its parameters.
+        config: the table; `type` names the detector ("auto" without it), the rest are its parameters.
         fields: the names of the value columns, in order.
         field_thresholds: thresholds of single fields that override the detector's own; None counts as none.
 

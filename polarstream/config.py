@@ -24,12 +24,14 @@ from streams.errors import ConfigError, Fault
 
 PREFIX: Final = "POLARSTREAM_"
 
-#: The streams of a first look: this machine's telemetry and the simulated plant.
+#: The streams of a first look: this machine's telemetry and the simulated plant. `ewz` is warm in half a
+#: minute, `auto` at one reading a second after more than three.
 DEMO_STREAMS: Final[list[dict[str, Any]]] = [
     {
         "name": "host",
         "topic": "sensors.host",
         "fields": {"value": {}},
+        "detector": {"type": "ewz"},
         "windows": [{"type": "tumbling", "name": "1min", "size_s": 60, "allowed_lateness_s": 5}],
     },
     {
@@ -40,6 +42,7 @@ DEMO_STREAMS: Final[list[dict[str, Any]]] = [
             "humidity": {"unit": "%", "min": 0, "max": 100},
             "pressure": {"unit": "hPa", "min": 850, "max": 1100},
         },
+        "detector": {"type": "ewz"},
         "windows": [{"type": "tumbling", "name": "1min", "size_s": 60, "allowed_lateness_s": 5}],
     },
 ]

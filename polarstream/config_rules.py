@@ -228,7 +228,7 @@ def rule_faults(rule: ThresholdConfig, stream: StreamConfig) -> dict[str, str]:
     if rule.field and not any(matches(rule.field, field) for field in stream.field_names):
         known = ", ".join(stream.field_names)
         faults["field"] = f"'{rule.field}' matches no field: use one of {known}, or a pattern"
-    if rule.once_in is not None and stream.detector.get("type", "ewz") == "ewz":
+    if rule.once_in is not None and stream.detector.get("type") == "ewz":
         faults["once_in"] = "says nothing to ewz, whose score is in standard deviations: use threshold"
     return faults
 

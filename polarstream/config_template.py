@@ -118,13 +118,14 @@ unit = "hPa"
 min = 850
 max = 1100
 
-# What finds anomalies. ewz: standard deviations from an exponentially weighted mean.
+# What finds anomalies; docs/detectors.md says how to choose. auto: three detectors, weighed for each sensor.
 [streams.detector]
-type = "ewz"
-# alpha = 0.02
-# warmup = 30
-# threshold = 6.0
-# min_sd = 1e-9
+type = "auto"
+# An alarm on a sensor without faults comes once in so many readings, or more rarely ...
+# once_in = 600
+# ... and once in so many days.
+# once_in_days = 2
+# warmup = 150
 
 [streams.alerts]
 # Anomalous readings in a row that open an alert.

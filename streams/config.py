@@ -251,8 +251,8 @@ class DriftConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, froz
     least_factor: Annotated[float, Meta(ge=1)] = 1.5
 
 
-def _ewz() -> dict[str, Any]:
-    return {"type": "ewz"}
+def _auto() -> dict[str, Any]:
+    return {"type": "auto"}
 
 
 class StreamConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
@@ -269,7 +269,7 @@ class StreamConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fro
     #: A reading further in the future than this is refused (`future_timestamp`).
     max_clock_skew_s: NonNegative = 300.0
     fields: dict[str, FieldConfig]
-    detector: dict[str, Any] = msgspec.field(default_factory=_ewz)
+    detector: dict[str, Any] = msgspec.field(default_factory=_auto)
     alerts: AlertConfig = AlertConfig()
     #: Failure prediction.
     prognosis: PrognosisConfig = PrognosisConfig()
@@ -300,7 +300,11 @@ class StreamConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fro
         detector without its thresholds (another threshold judges the same state), and what prognosis
         and drift keep.
         """
-        detector = {k: v for k, v in self.detector.items() if k not in ("threshold", "thresholds")}
+        detector = {
+            k: v
+            for k, v in self.detector.items()
+            if k not in ("threshold", "thresholds", "once_in", "once_in_days")
+        }
         parts: list[object] = [
             self.id_field,
             [[name, field.transforms] for name, field in self.fields.items()],

@@ -174,6 +174,7 @@ def _run_topic(
 ) -> tuple[dict[str, Any], TopicResult]:
     import msgspec
 
+    from anomaly.registry import DEFAULT
     from polarstream.backtest import detector_table, write_sensor_scores
     from polarstream.backtest_topic import backtest_topic
     from polarstream.reader import parse_start
@@ -187,8 +188,8 @@ def _run_topic(
             f"its streams are {', '.join(s.name for s in loaded.streams)}"
         )
     own = dict(stream.detector)
-    name = detector or str(own.get("type", "ewz"))
-    kept = {} if name != own.get("type", "ewz") else {k: v for k, v in own.items() if k != "type"}
+    name = detector or str(own.get("type", DEFAULT))
+    kept = {} if name != own.get("type", DEFAULT) else {k: v for k, v in own.items() if k != "type"}
     table = detector_table(name, {**kept, **settings}, train=train, group=group)
     end = None if until is None else parse_start(until)
     if end is not None and end.at != "time":

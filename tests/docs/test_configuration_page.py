@@ -44,7 +44,7 @@ SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
 #: Settings whose default is worked out, and how the page says it.
 WORKED_OUT: Final = {
     ("polarstream.toml", "data_dir"): "see below",
-    ("[[streams]]", "detector"): '`{ type = "ewz" }`',
+    ("[[streams]]", "detector"): '`{ type = "auto" }`',
 }
 #: The sections whose settings have one environment variable each.
 PREFIXES: Final = {

@@ -36,7 +36,12 @@ def test_every_fault_of_every_rule_is_told_with_its_path() -> None:
         {"sensor": "", "high": 1},
         {"sensor": "pump-*", "field": "x", "high": 90, "threshold": 8},
     ]
-    found = faults(thresholds=rules, sensor_pattern="(?P<hall>x", alerts={"silent_after": 1, "group_min": 1})
+    found = faults(
+        detector={"type": "ewz"},
+        thresholds=rules,
+        sensor_pattern="(?P<hall>x",
+        alerts={"silent_after": 1, "group_min": 1},
+    )
     assert set(found) == {
         "streams[0].thresholds[0].field",
         "streams[0].thresholds[1].low",

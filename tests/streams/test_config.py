@@ -16,7 +16,9 @@ from streams.config import (
     WorkerConfig,
 )
 
-BASE = StreamConfig(name="s", topic="t", fields={"a": FieldConfig(), "b": FieldConfig()})
+BASE = StreamConfig(
+    name="s", topic="t", fields={"a": FieldConfig(), "b": FieldConfig()}, detector={"type": "ewz"}
+)
 
 
 def changed(**changes: Any) -> StreamConfig:
