@@ -68,12 +68,13 @@ class Contestant:
     environment: Mapping[str, str] = field(default_factory=dict)
     committed: bool = False
     worker: Mapping[str, Any] = field(default_factory=dict)
+    detector: Mapping[str, Any] | None = None
 
     def command(self, job: Job) -> list[str]:
         """The command line of one run; writes polarstream's configuration file where it needs one."""
         if not self.requirements:
             config = job.folder / "polarstream.toml"
-            config.write_text(polarstream_toml(job, self.worker))
+            config.write_text(polarstream_toml(job, self.worker, self.detector))
             return [sys.executable, "-m", "polarstream", "worker", "--config", str(config)]
         values = {**vars(job), "script": str(_PEERS / self.script)}
         return [str(self.python()), *(a.format(**values) for a in self.arguments)]
@@ -121,8 +122,11 @@ class Contestant:
         return dict(json.loads(out.stdout))
 
 
-def polarstream_toml(job: Job, worker: Mapping[str, Any] | None = None) -> str:
-    """The configuration that gives polarstream the same job as its peers."""
+def polarstream_toml(
+    job: Job, worker: Mapping[str, Any] | None = None, detector: Mapping[str, Any] | None = None
+) -> str:
+    """The configuration that gives polarstream the same job as its peers, or that with another detector."""
+    same = {"type": "ewz", "alpha": ALPHA, "warmup": WARMUP, "threshold": THRESHOLD}
     lines = [
         f"app_id = {json.dumps(job.group)}",
         f"data_dir = {json.dumps(str(job.folder / 'data'))}",
@@ -142,10 +146,7 @@ def polarstream_toml(job: Job, worker: Mapping[str, Any] | None = None) -> str:
         f"partitions = {job.partitions}",
         *(f"[streams.fields.{name}]" for name in FIELDS),
         "[streams.detector]",
-        'type = "ewz"',
-        f"alpha = {ALPHA}",
-        f"warmup = {WARMUP}",
-        f"threshold = {THRESHOLD}",
+        *(f"{k} = {json.dumps(v)}" for k, v in (detector or same).items()),
     ]
     return "\n".join(lines) + "\n"
 
@@ -170,6 +171,7 @@ CONTESTANTS: dict[str, Contestant] = {
             committed=True,
             worker={"delivery": "exactly_once"},
         ),
+        Contestant("polarstream-auto", "polarstream, auto", 120_000, detector={"type": "auto"}),
         Contestant(
             "confluent",
             "confluent-kafka loop",

@@ -79,14 +79,15 @@ class Task:
     judge: Callable[[Cluster, str, bool], Awaitable[Verdict]]
 
 
-async def json_task(cluster: Cluster, workload: Workload) -> Task:
+async def json_task(cluster: Cluster, workload: Workload, detector: Mapping[str, Any] | None = None) -> Task:
     """Loads a fresh topic with one JSON message a reading."""
-    source = f"bench-in-{workload.readings}-{workload.sensors}-{os.getpid()}"
+    of = "" if detector is None else f"-{detector['type']}"
+    source = f"bench-in-{workload.readings}-{workload.sensors}-{os.getpid()}{of}"
     await cluster.create(source, workload.partitions)
     await cluster.load(source, workload)
 
     async def judge(cluster: Cluster, topic: str, committed: bool) -> Verdict:
-        return await verify(cluster, topic, source, workload, committed=committed)
+        return await verify(cluster, topic, source, workload, committed=committed, detector=detector)
 
     return Task(source, workload, workload.readings, judge)
 
@@ -187,12 +188,15 @@ async def measure(
 ) -> list[Run]:
     """`runs` runs of each contestant, in turn, each on a topic sized for about `seconds` at its rate."""
     cluster = Cluster(at.bootstrap)
-    tasks: dict[int, Task] = {}
+    tasks: dict[str, Task] = {}
     sizes = {c.name: readings or _size(c.rate * seconds) for c in contestants}
     try:
-        for n in sorted(set(sizes.values())):
-            tasks[n] = await json_task(cluster, Workload(n, sensors))
-        pairs = [(c, tasks[sizes[c.name]]) for c in contestants]
+        pairs = []
+        for c in contestants:
+            key = f"{sizes[c.name]} {c.detector}"
+            if key not in tasks:
+                tasks[key] = await json_task(cluster, Workload(sizes[c.name], sensors), c.detector)
+            pairs.append((c, tasks[key]))
         return await take_turns(cluster, pairs, runs=runs, broker_pid=at.pid, timeout_s=timeout_s)
     finally:
         await cluster.delete(task.source for task in tasks.values())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -63,13 +63,20 @@ class Verdict:
 
 
 async def verify(
-    cluster: Cluster, topic: str, source_topic: str, workload: Workload, *, committed: bool = False
+    cluster: Cluster,
+    topic: str,
+    source_topic: str,
+    workload: Workload,
+    *,
+    committed: bool = False,
+    detector: Mapping[str, Any] | None = None,
 ) -> Verdict:
     """Checks every output of `topic`: fields, scores to 1e-6, order by key, each exactly once.
 
-    Where `committed`, it reads only what a committed transaction wrote.
+    Where `committed`, it reads only what a committed transaction wrote. With `detector`, the scores are those
+    of that detector of ours, given all readings at once; else those of the reference z-score.
     """
-    checker = Checker(source_topic, workload)
+    checker = Checker(source_topic, workload, detector)
     async for partition, records in cluster.read(topic, workload.partitions, committed=committed):
         checker.add(
             partition, [r.key for r in records], [r.value for r in records], [r.timestamp for r in records]
@@ -80,12 +87,16 @@ async def verify(
 class Checker:
     """Takes outputs in log order of each output partition."""
 
-    def __init__(self, source_topic: str, workload: Workload) -> None:
+    def __init__(
+        self, source_topic: str, workload: Workload, detector: Mapping[str, Any] | None = None
+    ) -> None:
         self._workload = workload
         self._prefix = source_topic
         self._rows = workload.rows_by_offset()
         self._counts = np.zeros(workload.readings, np.int32)
-        scores = workload.scores()
+        scores, self._threshold = workload.scores(), THRESHOLD
+        if detector is not None:
+            scores, self._threshold = workload.detected(detector)
         self._score = scores.max(axis=1)
         self._scores = scores
         self._last_row = np.full(workload.sensors, -1, np.int64)
@@ -170,8 +181,8 @@ class Checker:
         right = self._score[row]
         wrong_score = ~(np.abs(score - right) <= _RELATIVE * np.abs(right) + 1e-9)
         verdict.blame("wrong score", wrong_score, lambda i: f"{show(i)}, right is {right[i]!r}")
-        sure = np.abs(right - THRESHOLD) > 1e-4
-        verdict.blame("wrong flag", (flagged != (right > THRESHOLD)) & sure, show)
+        sure = np.abs(right - self._threshold) > 1e-4
+        verdict.blame("wrong flag", (flagged != (right > self._threshold)) & sure, show)
         by_field = np.where(field >= 0, self._scores[row, field], -1.0)
         wrong_field = (right > 0) & ~(np.abs(by_field - right) <= _RELATIVE * right)
         verdict.blame("wrong field", wrong_field, show)

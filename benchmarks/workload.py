@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from aiokafka.partitioner import murmur2
 
+from anomaly.registry import build_detector
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 FIELDS = ("temperature", "humidity", "pressure")
 STREAM = "bench"
@@ -130,6 +132,12 @@ class Workload:
             mean[who] += w * d
             var[who] = (1.0 - w) * (v + w * d * d)
         return scores
+
+    def detected(self, detector: Mapping[str, Any]) -> tuple[F64, float]:
+        """float64 [n, 3], the scores of one of our detectors that gets all readings at once; threshold."""
+        made = build_detector(detector, FIELDS)
+        rows = self.sensor.astype(np.int32)
+        return made.score(made.init(self.sensors), rows, self.values, self.ts), float(made.thresholds[0])
 
     def scores_plain(self, sensor: int) -> tuple[I64, F64]:
         """The rows of one sensor and their scores [rows, 3], straight from the definition."""

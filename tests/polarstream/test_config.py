@@ -327,10 +327,7 @@ def test_description_hides_the_password() -> None:
 def test_written_file_is_valid_and_means_the_defaults() -> None:
     written, default = parse(tomllib.loads(TEMPLATE), HOME), parse({}, HOME)
     # but for the detector: the demo must be warm within a minute
-    streams = [
-        msgspec.structs.replace(s, detector={"type": "auto"}) for s in default.streams if s.name == "plant"
-    ]
-    streams += [s for s in default.streams if s.name != "plant"]
+    streams = [msgspec.structs.replace(s, detector={"type": "auto"}) for s in default.streams]
     assert {stream.name: stream for stream in written.streams} == {s.name: s for s in streams}
     for section in ("app_id", "data_dir", "log_level", "kafka", "topics", "worker"):
         assert getattr(written, section) == getattr(default, section)
