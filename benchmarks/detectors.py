@@ -34,8 +34,8 @@ def cost_us(name: str, sensors: int, warm_chunks: int) -> float:
 def main() -> None:
     rows = []
     for name in sorted(DETECTORS):
-        # 200 readings of each sensor, so that the warm-up and calibration's own are over
-        many, one = cost_us(name, CHUNK, 200), cost_us(name, 1, 3)
+        # 3,000 readings of each sensor: warm-ups are over, and what is remembered fills its memory
+        many, one = cost_us(name, CHUNK, 3000), cost_us(name, 1, 3)
         size = build_detector({"type": name}, ["value"]).init(1).nbytes
         rows.append([name, f"{many:.3f}", f"{one:.3f}", str(size)])
     print(report.table(["detector", "10,000 sensors, us", "one sensor, us", "state, bytes"], rows))

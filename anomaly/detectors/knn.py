@@ -32,7 +32,7 @@ import numpy as np
 
 from anomaly.compiled import compiled, compiled_any_order
 from anomaly.detectors.frame import CellConfig, CellDetector
-from anomaly.detectors.memory import HORIZON, MEMORY, clip, relative, remember, unfold
+from anomaly.detectors.memory import HORIZON, MEMORY, clip, relative, remember, smallest, unfold
 
 if TYPE_CHECKING:
     from anomaly.detector import DetectorConfig, FloatArray, RowArray
@@ -63,33 +63,35 @@ class KnnConfig(CellConfig, kw_only=True, frozen=True, forbid_unknown_fields=Tru
 
 
 @compiled_any_order
-def nearest_four(line: Line, n: int, x: float) -> float:
+def nearest_four(line: Line, n: int, x: float, work: Line) -> float:
     """Return the distance of (x, the last three values) to the nearest of the runs of four before them.
 
     Args:
         line: float32, the values before x, oldest first.
         n: how many; at least 8.
         x: the newest value.
+        work: float32, as long as `line`; overwritten.
     """
     a, b, c, d = np.float32(x), line[n - 1], line[n - 2], line[n - 3]
-    best = np.float32(3e38)
-    for end in range(3, n - 3):
-        p, q, r, s = line[end] - a, line[end - 1] - b, line[end - 2] - c, line[end - 3] - d
-        best = min(best, p * p + q * q + r * r + s * s)
-    return math.sqrt(best / 4.0)
+    for i in range(n - 6):
+        p, q, r, s = line[i + 3] - a, line[i + 2] - b, line[i + 1] - c, line[i] - d
+        work[i] = p * p + q * q + r * r + s * s
+    return math.sqrt(smallest(work, n - 6) / 4.0)
 
 
 @compiled_any_order
-def nearest_run(line: Line, n: int, x: float, w: int) -> float:
+def nearest_run(line: Line, n: int, x: float, w: int, work: Line) -> float:
     """Return what `nearest_four` does for runs of w values; n is at least 2 w."""
-    best = np.float32(3e38)
-    for end in range(w - 1, n - w + 1):
-        total = (line[end] - np.float32(x)) ** 2
-        for k in range(1, w):
-            difference = line[end - k] - line[n - k]
-            total += difference * difference
-        best = min(best, total)
-    return math.sqrt(best / w)
+    runs = n - 2 * w + 2
+    for i in range(runs):
+        difference = line[i + w - 1] - np.float32(x)
+        work[i] = difference * difference
+    for k in range(1, w):
+        value = line[n - k]
+        for i in range(runs):
+            difference = line[i + w - 1 - k] - value
+            work[i] += difference * difference
+    return math.sqrt(smallest(work, runs) / w)
 
 
 @compiled
@@ -102,7 +104,7 @@ def _run(
     raw: FloatArray,
     why: FloatArray,
 ) -> None:
-    line = np.empty(HORIZON, np.float32)
+    line, work = np.empty(HORIZON, np.float32), np.empty(HORIZON, np.float32)
     for i in range(rows.shape[0]):
         for j in range(values.shape[1]):
             if values[i, j] != values[i, j]:
@@ -112,7 +114,10 @@ def _run(
             x = clip(values[i, j])
             if memory.seen >= warmup:
                 n = unfold(memory, line)
-                distance = nearest_four(line, n, x) if window == 4 else nearest_run(line, n, x, window)
+                if window == 4:
+                    distance = nearest_four(line, n, x, work)
+                else:
+                    distance = nearest_run(line, n, x, window, work)
                 raw[i, j] = relative(distance, memory.scale)
                 why[i, j, 0], why[i, j, 1], why[i, j, 2] = x, distance, n
             remember(memory, x)

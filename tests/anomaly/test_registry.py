@@ -13,8 +13,12 @@ def faults(config: dict[str, object], thresholds: dict[str, float | None] | None
     return {fault.path: fault.message for fault in caught.value.faults}
 
 
-def test_ewz_is_what_no_type_means() -> None:
-    detector = build_detector({"alpha": 0.1}, ["a", "b"], {"a": None, "b": 4})
+def test_auto_is_what_no_type_means() -> None:
+    assert build_detector({}, ["a"]).name == "auto"
+
+
+def test_parameters_and_thresholds_reach_the_detector() -> None:
+    detector = build_detector({"type": "ewz", "alpha": 0.1}, ["a", "b"], {"a": None, "b": 4})
     assert isinstance(detector, EwzDetector)
     assert detector.config.alpha == 0.1
     assert detector.fields == ("a", "b")
@@ -33,7 +37,7 @@ def test_every_fault_is_told_with_its_path() -> None:
     [("alpha", 0), ("alpha", 1.5), ("warmup", 0), ("threshold", 0), ("min_sd", 0), ("alpha", float("nan"))],
 )
 def test_values_out_of_range_are_refused_with_the_value(parameter: str, value: float) -> None:
-    found = faults({parameter: value})
+    found = faults({"type": "ewz", parameter: value})
     assert set(found) == {parameter}
     assert str(value) in found[parameter]
 

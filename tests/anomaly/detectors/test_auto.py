@@ -95,12 +95,12 @@ def test_it_says_what_it_picked_and_why() -> None:
 
 
 def test_members_are_picked_within_the_budget() -> None:
-    detector = auto(budget_us=0.5)
+    detector = auto(budget_us=0.8)
     state = detector.init(1)
     detector.score(state, np.zeros(200, np.int32), noise("white", 200, 6)[:, None], np.arange(200.0))
     told = detector.describe(state, 0)["x"]
     assert "novelty 1.00" in told
-    assert "knn left out (budget of 0.5 us)" in told
+    assert "knn left out (budget of 0.8 us)" in told
     with pytest.raises(BadDetector, match=r"budget_us: 0\.1 is not in"):
         auto(budget_us=0.1)
 
