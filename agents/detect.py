@@ -83,6 +83,9 @@ class StreamDetector:
         self.stream = stream
         thresholds = {name: spec.threshold for name, spec in stream.fields.items()}
         self.detector: Detector = build_detector(stream.detector, stream.field_names, thresholds)
+        # a compiled detector takes seconds to compile on a new machine: now, not when readings wait
+        nothing = np.full((1, len(stream.field_names)), np.nan)
+        self.detector.examine(self.detector.init(1), np.zeros(1, np.int32), nothing, np.zeros(1))
         transforms = Pipeline(stream.fields)
         self.transforms: Pipeline | None = (
             transforms if transforms.dtype.itemsize or transforms.active else None

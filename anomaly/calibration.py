@@ -108,7 +108,8 @@ def fit_tail(tail: Any) -> None:
     mean /= above
     weighted /= above
     gap = mean - 2.0 * weighted
-    shape = 2.0 - mean / gap if gap > 1e-12 * mean else 0.9
+    # all alike: they say nothing of heavier tails
+    shape = 2.0 - mean / gap if gap > 1e-12 * mean else 0.0
     shape = min(max(shape, -0.5), 0.9)
     shape = (shape * above + PRIOR_SHAPE * PRIOR_WEIGHT) / (above + PRIOR_WEIGHT)
     tail.tail_bin, tail.tail_n = start, above

@@ -299,6 +299,11 @@ class AutoDetector:
         reasons = ", and ".join(said[m]() for m in heard)
         return f"{reasons}; so strange once in {10**decades:,.0f} readings"
 
+    def relearn(self, state: StateArray, row: int, column: int) -> None:
+        """Forget a sensor's past in one field: it warms up again."""
+        state["cells"][row, column] = 0
+        state["tails"][row, column] = 0
+
     def describe(self, state: StateArray, row: int) -> dict[str, str]:
         """Say which members a sensor has, their weights and why, by field."""
         told = {}

@@ -117,3 +117,17 @@ def test_an_alarm_is_explained_by_the_members_that_heard_it() -> None:
     assert "the nearest of the last 2,900 values" in told or "above the usual" in told
     assert "once in" in told
     assert explain(10, 0) == "still warming up"
+
+
+def test_a_sensor_that_relearns_starts_again_in_that_field_alone() -> None:
+    n = 400
+    detector = build_detector({"type": "auto"}, ("x", "y"))
+    state = detector.init(2)
+    values = np.stack([noise("white", n, 1), noise("white", n, 2)], axis=1)
+    rows = (np.arange(n) % 2).astype(np.int32)
+    detector.score(state, rows, values, np.arange(n) * 60.0)
+    before = state.copy()
+    detector.relearn(state, 0, 1)  # type: ignore[attr-defined]
+    assert not state["cells"][0, 1].tobytes().strip(b"\0")
+    for row, column in ((0, 0), (1, 0), (1, 1)):
+        assert state["cells"][row, column].tobytes() == before["cells"][row, column].tobytes()
