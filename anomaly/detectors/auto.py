@@ -109,7 +109,7 @@ class AutoConfig(CellConfig, kw_only=True, frozen=True, forbid_unknown_fields=Tr
         period_s: length of the season in seconds, a week by default; see `seasonal`.
     """
 
-    once_in: float = 600.0
+    once_in: float = 500.0
     once_in_days: float = 2.0
     warmup: int = 150
     budget_us: float = 3.0

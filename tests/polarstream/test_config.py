@@ -259,7 +259,7 @@ def test_environment_overrides_the_file() -> None:
             "POLARSTREAM_STREAMS__0__TOPIC": "u",
             "POLARSTREAM_STREAMS__0__FIELDS__X__MAX": "7",
             "POLARSTREAM_STREAMS__0__FIELDS__Y__REQUIRED": "false",
-            "POLARSTREAM_STREAMS__0__DETECTOR__BUDGET_US": "0.5",
+            "POLARSTREAM_STREAMS__0__DETECTOR__BUDGET_US": "0.8",
             "POLARSTREAM_STREAMS__0__WINDOWS": '[{"type": "session", "name": "w", "gap_s": 9}]',
             "POLARSTREAM_CACHE_DIR": "/cache",
             "POLARSTREAM_PORT": "tcp://10.0.0.1:80",
@@ -272,7 +272,7 @@ def test_environment_overrides_the_file() -> None:
     assert config.topics.retention_hours == 5
     (stream,) = config.streams
     assert (stream.topic, stream.fields["x"].max, stream.fields["y"].required) == ("u", 7.0, False)
-    assert stream.detector["budget_us"] == 0.5
+    assert stream.detector["budget_us"] == 0.8
     assert stream.windows[0].name == "w"
 
 
