@@ -100,6 +100,10 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
+#: What scores the fields of a group together where nobody named a detector.
+GROUP_DETECTOR = "pca"
+
+
 def detector_table(
     name: str, settings: dict[str, Any], *, train: int = 0, group: bool = False
 ) -> dict[str, Any]:
@@ -109,19 +113,19 @@ def detector_table(
         name: `type` of the detector.
         settings: its parameters.
         train: rows of a clean start: parameter `train` where the detector has one, else `warmup`.
-        group: sets parameter `group` where the detector has one.
+        group: the fields belong together: `auto`, which scores each alone, gives way to `pca`.
 
     Raises:
         BadDetector: there is none of this name.
     """
+    if group and name == "auto":
+        name = GROUP_DETECTOR
     known = {field.encode_name for field in msgspec.structs.fields(find_detector(name).config_type)}
     table = {"type": name, **settings}
     if train:
         parameter = next((p for p in ("train", "warmup") if p in known), None)
         if parameter is not None:
             table.setdefault(parameter, train)
-    if group and "group" in known:
-        table.setdefault("group", True)
     return table
 
 
