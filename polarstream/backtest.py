@@ -44,6 +44,7 @@ class Scored:
         is_anomaly: bool [n].
         worst: intp [n], the column whose score was the worst, 0 for a detector that scores them together.
         alerts: every change of an alert, in order.
+        picked: what a detector that chooses for each sensor (`auto`) chose in the end and why, by column.
     """
 
     recording: Recording
@@ -51,6 +52,7 @@ class Scored:
     is_anomaly: NDArray[np.bool_]
     worst: NDArray[np.intp]
     alerts: list[Alert] = field(default_factory=list)
+    picked: dict[str, str] = field(default_factory=dict)
 
     @property
     def scores(self) -> NDArray[np.float64]:
@@ -70,6 +72,7 @@ class Scored:
             "anomalies": int(self.is_anomaly.sum()),
             "highest_score": float(self.scores.max(initial=0.0)),
             "alerts": len({alert.id for alert in opened}),
+            "picked": self.picked,
             "alert_changes": [msgspec.to_builtins(alert) for alert in self.alerts],
         }
 
@@ -170,6 +173,9 @@ class Backtest:
             collect(share, batch, float(batch.ts[-1]), recording.rows[start:stop], scored)
             if progress is not None:
                 progress(stop)
+        describe = getattr(share.shared.detector, "describe", None)
+        if describe is not None and len(share.state):
+            scored.picked = describe(share.state.rows["detector"], 0)
         return mask_training(scored, self.train)
 
 

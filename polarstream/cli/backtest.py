@@ -258,6 +258,9 @@ def _print_results(
         print(f"left out: {reason}")
     for reason, count in extra.get("refused", {}).items():
         print(f"refused: {count} messages, {reason}")
+    if len(results) == 1:
+        for column, picked in results[0].picked.items():
+            print(f"{column}: {picked}")
     opened = [alert for scored in results for alert in scored.alerts if alert.state == "firing"]
     if opened:
         print()

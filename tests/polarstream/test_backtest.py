@@ -287,3 +287,10 @@ def test_batches_hold_what_a_worker_would_get() -> None:
     batch = reading_batch(a_recording(), 100, 150)
     assert (batch.first_offset, batch.last_offset, len(batch)) == (100, 149, 50)
     assert batch.sensor_ids == ["pump"] * 50
+
+
+def test_what_auto_picked_is_told() -> None:
+    picked = Backtest({"type": "auto"}).run(a_recording()).picked
+    assert picked
+    assert all("novelty" in told or "warming up" in told for told in picked.values())
+    assert Backtest({"type": "ewz"}).run(a_recording()).picked == {}
