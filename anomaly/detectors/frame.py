@@ -104,7 +104,7 @@ class CellDetector(ABC):
     def relearn(self, state: StateArray, row: int, column: int) -> None:
         """Forget a sensor's field (the whole sensor where fields are scored together): it warms up again."""
         column = column if self.per_field else 0
-        for part in ("cells", "tails"):
+        for part in self.dtype.names or ():
             state[part][row, column] = np.zeros((), state[part].dtype)
 
     def score(self, state: StateArray, rows: RowArray, values: FloatArray, ts: FloatArray) -> FloatArray:

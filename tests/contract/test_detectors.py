@@ -194,3 +194,16 @@ def test_memory_stays_bounded_over_100_000_readings(detector: Detector) -> None:
         tracemalloc.stop()
     assert kept < 100_000
     assert state.nbytes == 100 * detector.dtype.itemsize
+
+
+def test_a_sensor_that_relearns_is_one_that_was_never_seen(detector: Detector) -> None:
+    relearn = getattr(detector, "relearn", None)
+    if relearn is None:
+        return  # drift then forgets the whole row itself
+    _, state = Readings(1000, 3, 11).score(detector)
+    before = state.copy()
+    for column in range(len(FIELDS)):
+        relearn(state, 1, column)
+    assert state[1].tobytes() == detector.init(1)[0].tobytes()
+    for row in (0, 2):
+        assert state[row].tobytes() == before[row].tobytes()

@@ -35,6 +35,8 @@ def cli(tmp_path: Path, broker: str, topic_prefix: str, request: pytest.FixtureR
         sensor_pattern = "(?P<site>[^/]+)/"
         [streams.fields.temperature]
         unit = "°C"
+        [streams.detector]
+        type = "ewz"
         [streams.alerts]
         resolve_after = 2
         silent_after = 3
