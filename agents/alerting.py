@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import numpy as np
 
-from anomaly.alerts import AlertEvent, AlertMachine, describe
-from anomaly.budgets import Budgets, Notice
-from anomaly.groups import AlertGroups, GroupEvent, group_id
+from agents.alert_records import AlertRecords
+from anomaly.alerts import AlertEvent, AlertMachine
+from anomaly.budgets import BudgetNotice, Budgets
+from anomaly.groups import AlertGroups, group_id
+from anomaly.notice import Notice
 from anomaly.thresholds import Resolver, ThresholdTable
 from anomaly.verdict import Limits, Verdict, judge, judge_each
 from streams import metrics
@@ -124,6 +126,7 @@ class PartitionAlerting:
         self, shared: StreamAlerting, sensors: SensorState, changelog: Mapping[bytes, bytes]
     ) -> None:
         self.shared = shared
+        self._records = AlertRecords(shared)
         self._sensors = sensors
         self._changelog = changelog
         self._table: ThresholdTable | None = None
@@ -268,15 +271,22 @@ class PartitionAlerting:
         return follow(state, there, scores, base, once_in)
 
     def records(
-        self, events: list[AlertEvent], taken: Taken, explain: Callable[[int, int], str]
+        self,
+        events: list[AlertEvent],
+        notices: list[Notice],
+        taken: Taken,
+        explain: Callable[[int, int], str],
     ) -> list[Alert]:
         """Return the alert records that a chunk gives rise to, in the order of its readings.
 
         Args:
             events: what `take` returned.
+            notices: what failure prediction and drift said.
             taken: the readings.
             explain: the detector's words.
         """
+        if not (events or notices or self._governor or self.silence):
+            return []
         found: list[tuple[int, Alert]] = []
         stream, window_s = self.shared.stream, self.shared.stream.alerts.group_window_s
         for event in events:
@@ -285,7 +295,10 @@ class PartitionAlerting:
             if window_s:
                 site = self.shared.site(sensor)
                 group = group_id(stream.name, site, event.started_at, window_s)
-            found.append((event.index, self._of_event(event, sensor, group, explain)))
+            suppressed = 0
+            if self._governor is not None and event.state == "firing":
+                suppressed = self._governor.suppressed.get(event.index, 0)
+            found.append((event.index, self._records.of_event(event, sensor, group, explain, suppressed)))
             if group is not None and int(taken.offsets[event.index]) > self._replayed:
                 told = self._groups.take(
                     group,
@@ -297,13 +310,15 @@ class PartitionAlerting:
                     ts=event.ts,
                 )
                 if told is not None:
-                    found.append((event.index, self._of_group(told)))
+                    found.append((event.index, self._records.of_group(told)))
         if self._governor is not None:
-            found += [(index, self._of_notice(notice)) for index, notice in self._governor.notices]
+            found += [(index, self._records.of_budget(notice)) for index, notice in self._governor.notices]
             for name, count in self._budgets.take_held().items():
                 metrics.ALERTS_SUPPRESSED.labels(stream.name, name).inc(count)
         if self.silence is not None:
-            found += [(index, self.mark(alert)) for index, alert in self.silence.take_returns()]
+            found += [(index, self._records.mark(alert)) for index, alert in self.silence.take_returns()]
+        for notice in notices:
+            found.append((notice.index, self._records.of_notice(notice, self._sensors.ids[notice.row])))
         found.sort(key=lambda item: item[0])
         return [alert for _, alert in found]
 
@@ -317,122 +332,7 @@ class PartitionAlerting:
     def relaxed(self) -> list[Alert]:
         """Return the notices of budgets that are free again by the newest reading."""
         self._budgets.relax(self._newest_ts)
-        return [self._of_notice(notice) for notice in self._budgets.take_notices()]
-
-    # -- records
-
-    def mark(self, alert: Alert) -> Alert:
-        """Mark an alert that is silenced or acknowledged by the control topic."""
-        control = self.shared.control
-        if control.silences or control.maintenance:
-            site = alert.source if alert.scope in ("group", "link") else self.shared.site(alert.source)
-            by = control.silenced_by(
-                alert.ts, self.shared.stream.name, alert.source, site, alert.field, alert.rule
-            )
-            if by is not None:
-                alert = msgspec.structs.replace(alert, silenced=True, silenced_by=by)
-                cause = by.partition("/")[0]
-                metrics.ALERTS_SILENCED.labels(self.shared.stream.name, cause).inc()
-        if control.acks and (alert.id in control.acks or alert.group_id in control.acks):
-            alert = msgspec.structs.replace(alert, acknowledged=True)
-        return alert
-
-    def _of_event(
-        self, event: AlertEvent, sensor: str, group: str | None, explain: Callable[[int, int], str]
-    ) -> Alert:
-        stream, detector = self.shared.stream, self.shared.detector
-        name = stream.field_names[event.field]
-        why = ""
-        if event.state == "firing":
-            why = explain(event.index, min(event.field, len(detector.thresholds) - 1))
-        suppressed = 0
-        if self._governor is not None and event.state == "firing":
-            suppressed = self._governor.suppressed.get(event.index, 0)
-        explanation = describe(event, name, self.shared.units[event.field], why)
-        if suppressed:
-            plural = "" if suppressed == 1 else "s"
-            explanation += f"; the budget held back {suppressed} alert{plural} before this one"
-        alert = Alert(
-            id=event.alert_id(stream.name, sensor, detector.name),
-            key=f"{stream.name}/{sensor}",
-            rule=detector.name,
-            severity=event.severity,  # type: ignore[arg-type]
-            state=event.state,
-            source=sensor,
-            field=name,
-            value=None if event.value != event.value else event.value,
-            score=event.score,
-            threshold=event.threshold,
-            started_at=event.started_at,
-            ts=event.ts,
-            count=event.count,
-            explanation=explanation,
-            limit=event.limit,
-            group_id=group,
-            suppressed=suppressed,
-        )
-        return self.mark(alert)
-
-    def _of_group(self, event: GroupEvent) -> Alert:
-        stream = self.shared.stream
-        count = len(event.members)
-        shown = ", ".join(event.members[:5]) + (f" and {count - 5} more" if count > 5 else "")
-        words = f"{count} sensors of {event.site} began within {stream.alerts.group_window_s:g} s: {shown}"
-        if event.firing:
-            metrics.ALERT_GROUPS.labels(stream.name).inc()
-        return self.mark(
-            Alert(
-                id=event.group_id,
-                key=f"{stream.name}/{event.site}",
-                rule="group",
-                severity=event.severity,  # type: ignore[arg-type]
-                state="firing" if event.firing else "resolved",
-                source=event.site,
-                field="",
-                value=None,
-                score=float(count),
-                threshold=float(stream.alerts.group_min),
-                started_at=event.started_at,
-                ts=event.ts,
-                count=count,
-                explanation=words if event.firing else f"{words}; all usual again",
-                scope="group",
-                group_id=event.group_id,
-                members=event.members,
-            )
-        )
-
-    def _of_notice(self, notice: Notice) -> Alert:
-        from anomaly.alerts import alert_id
-
-        stream = self.shared.stream
-        part = (
-            f", of which this partition has 1/{self.shared.partitions}" if self.shared.partitions > 1 else ""
-        )
-        words = (
-            f"budget of {notice.per_day:g} alerts a day for {notice.group}{part}: {notice.held} held back "
-            f"in {max(notice.ts - notice.since, 0):.0f} s"
-        )
-        return self.mark(
-            Alert(
-                id=alert_id(stream.name, notice.group, "budget", notice.since, 0),
-                key=f"{stream.name}/{notice.group}",
-                rule="budget",
-                severity="warning",
-                state="firing" if notice.firing else "resolved",
-                source=notice.group,
-                field="",
-                value=None,
-                score=float(notice.held),
-                threshold=notice.per_day,
-                started_at=notice.since,
-                ts=notice.ts,
-                count=notice.held,
-                explanation=words if notice.firing else f"{words}; free again",
-                scope="budget",
-                suppressed=notice.held,
-            )
-        )
+        return [self._records.of_budget(notice) for notice in self._budgets.take_notices()]
 
 
 class _Governor:
@@ -441,7 +341,7 @@ class _Governor:
     def __init__(self, table: ThresholdTable, budgets: Budgets, taken: Taken, severity: str) -> None:
         self._table, self._budgets, self._taken, self._severity = table, budgets, taken, severity
         #: What is told of budgets, by reading; and what the alerts that open say was held back.
-        self.notices: list[tuple[int, Notice]] = []
+        self.notices: list[tuple[int, BudgetNotice]] = []
         self.suppressed: dict[int, int] = {}
 
     def severity(self, row: int) -> str:

@@ -226,30 +226,10 @@ class DetectPartition:
             out_keys, messages = shared.encoder.encode_messages(batch, picked, *judged, now)
             headers = [ARROW_HEADERS if is_arrow(message, ()) else () for message in messages]
             outcome.predictions = Output(out_keys, messages, headers)
-        if events or notices or self.alerting.silence is not None:
-            alerts = self.alerting.records(events, taken, explain)
-            alerts += [self._notice(notice, batch) for notice in notices]
+        alerts = self.alerting.records(events, notices, taken, explain)
+        if alerts:
             outcome.alerts = alert_output(batch.stream, alerts)
         return outcome
-
-    def _notice(self, notice: Notice, batch: ReadingBatch) -> Alert:
-        sensor = self.state.ids[notice.row]
-        return Alert(
-            id=notice.alert_id(batch.stream, sensor),
-            key=notice.key(batch.stream, sensor),
-            rule=notice.rule,
-            severity=notice.severity,
-            state=notice.state,
-            source=sensor,
-            field=self.shared.stream.field_names[notice.field],
-            value=notice.value,
-            score=notice.score,
-            threshold=notice.threshold,
-            started_at=notice.started_at,
-            ts=notice.ts,
-            count=notice.count,
-            explanation=notice.explanation,
-        )
 
 
 def alert_output(stream: str, alerts: Sequence[Alert]) -> Output:

@@ -37,7 +37,7 @@ FREE = 0.5
 Place = tuple[int, int]
 
 
-class Notice(NamedTuple):
+class BudgetNotice(NamedTuple):
     """What is told of a budget: alerts were held back, or no longer are."""
 
     firing: bool
@@ -97,7 +97,7 @@ class Budgets:
         self._purge_before = -math.inf
         self.changed = False
         #: Told since the last `take_notices`, and how many were held back, by group.
-        self._notices: list[Notice] = []
+        self._notices: list[BudgetNotice] = []
         self._held: dict[str, int] = {}
 
     def allows(self, budget: Budget, ratio: float, ts: float, place: Place, *, counted: bool) -> float | None:
@@ -141,11 +141,11 @@ class Budgets:
         group.held += 1
         if group.held >= 2 * group.told:
             group.told = group.held
-            self._notices.append(Notice(True, name, group.per_day, group.held, group.notice_at, ts))
+            self._notices.append(BudgetNotice(True, name, group.per_day, group.held, group.notice_at, ts))
 
     def _close(self, name: str, group: _Group, ts: float) -> None:
         if group.notice_at:
-            self._notices.append(Notice(False, name, group.per_day, group.held, group.notice_at, ts))
+            self._notices.append(BudgetNotice(False, name, group.per_day, group.held, group.notice_at, ts))
             group.notice_at = 0.0
 
     def take_suppressed(self, group: str) -> int:
@@ -168,7 +168,7 @@ class Budgets:
                     self._close(name, group, ts)
                     self.changed = True
 
-    def take_notices(self) -> list[Notice]:
+    def take_notices(self) -> list[BudgetNotice]:
         """Return what is to be told since the last call."""
         notices, self._notices = self._notices, []
         return notices

@@ -51,7 +51,7 @@ NOT_YET = -1.0
 #: No surprise is above this, nor reaches further than BEYOND decades beyond the number of scores counted: a
 #: short past says little of what is rare.
 MOST = 15.0
-BEYOND = 2.0
+BEYOND = 1.0
 
 #: One score column of one sensor: 220 bytes.
 TAIL: np.dtype[Any] = np.dtype(

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agents.alert_records import AlertRecords
 from agents.detect import DetectPartition, StreamDetector
+from anomaly.notice import Notice
 from streams.codecs import ReadingCodec
 from streams.config import AlertConfig, FieldConfig, StreamConfig, ThresholdConfig
 from streams.control import ControlState
@@ -220,3 +222,29 @@ def test_nothing_of_it_is_kept_where_nothing_of_it_is_configured() -> None:
     keys = [key for key, _ in run.share.snapshot()]
     assert keys
     assert all(key.startswith(b"rows/detect/") for key in keys)
+
+
+@pytest.mark.parametrize("cut", [1, 7, 500])
+def test_a_budget_alone_tells_what_it_holds_back_however_the_stream_is_cut(cut: int) -> None:
+    rules = [ThresholdConfig(site="east", budget_per_day=2, budget_by="site")]
+    stream = msgspec.structs.replace(PLAIN, thresholds=rules)
+    readings, run, whole = noise(3, 500, strange=0.1), Run(stream), Run(stream)
+    whole.take(readings, 0, 500)
+    for start in range(0, 500, cut):
+        run.take(readings, start, start + cut)
+    assert run.alerts == whole.alerts
+    assert "budget" in {a["rule"] for a in run.alerts}
+
+
+def test_a_silence_covers_what_failure_prediction_and_drift_say() -> None:
+    run = Run()
+    notice = Notice(
+        rule="drift", subject="t", state="resolved", row=0, index=0, field=0, value=23.0,
+        score=7.0, threshold=6.0, severity="info", started_at=START, ts=START + 60, count=1, serial=0, explanation="t runs 3 °C higher",
+    )  # fmt: skip
+    records = AlertRecords(run.shared.alerting)
+    assert not records.of_notice(notice, "east/1").silenced
+    set_record(run.control, "maintenance/m", {"start": START, "end": START + 100, "rule": "drift"})
+    marked = records.of_notice(notice, "east/1")
+    assert (marked.silenced, marked.silenced_by) == (True, "maintenance/m")
+    assert (marked.rule, marked.field, marked.source) == ("drift", "t", "east/1")
