@@ -5,26 +5,28 @@ one memory of the sensor. Each one's raw score is calibrated to a surprise s_i i
 (`anomaly.calibration`), and the surprise of the reading is their weighted quadratic mean, so that one member
 alone has to be very sure, while two that agree are heard early:
 
-    score = sqrt(sum w_i s_i^2 / sum w_i)
+    score = 1.3 sqrt(sum w_i s_i^2 / sum w_i)
 
 What it finds: spikes, level shifts, values in gaps, odd shapes, missing peaks, values at the wrong hour;
 mostly one alarm for an event, since what was met is known from then on. When it misleads: see the members. A
-lasting fault is strange when it begins, not while it lasts; `stuck`, `out_of_range`, `cusum` and drift see
+lasting fault is strange when it begins, not while it lasts; `stuck`, limits and drift see
 what lasts.
 
 **What it picks.** Members come in the order of what they add, as long as the sum of their costs stays within
 `budget_us`. When a sensor has warmed up, and every 1,024 readings from then on, its members are weighed:
-`knn` counts half where values hardly depend on those before (noise has no shapes), `seasonal` where the
-season explains hardly anything. `describe` says what was picked, and why.
+`knn` counts three quarters where values hardly depend on those before (noise has no shapes), `seasonal` where
+the season explains hardly anything. `describe` says what was picked, and why.
 
 **After an alarm** a reading counts in full only if it is stranger than the last alarm, for the next 20
 readings; else its score is less than a third. One event is one alarm.
 
 **The threshold** is a rate of alarms on a sensor without faults: once in `once_in` readings, and not more
 often than once in `once_in_days`; for a sensor that sends faster than that, decades are scaled down. The
-quadratic mean is no tail probability itself; 1.3 times it was the decades met on series of nine kinds without
-faults (white, t, exponential and autoregressive noise, daily rhythms, coarse steps): 2.5 to 2.9 at 2, where
-1.3 times gives 2.6.
+quadratic mean is no tail probability itself: 1.3 times it is what was met on series of nine kinds without
+faults (white, t, exponential and autoregressive noise, daily rhythms, coarse steps). There a score of 1 to 3
+came once in 10^score readings within 0.4 decades, on coarse steps up to 0.5 more rarely. From 3.5 on, scores
+come up to ten times as often as they say: at a reading a second an alarm in some hours is what `once_in_days
+= 2` gives.
 
 Cost: 1.6 us a reading and field at 10,000 sensors with full memories, 7.9 KB a sensor and field.
 

@@ -238,10 +238,15 @@ def test_a_budget_alone_tells_what_it_holds_back_however_the_stream_is_cut(cut: 
 
 def test_a_silence_covers_what_failure_prediction_and_drift_say() -> None:
     run = Run()
-    notice = Notice(
-        rule="drift", subject="t", state="resolved", row=0, index=0, field=0, value=23.0,
-        score=7.0, threshold=6.0, severity="info", started_at=START, ts=START + 60, count=1, serial=0, explanation="t runs 3 °C higher",
-    )  # fmt: skip
+    said = {
+        "rule": "drift",
+        "subject": "t",
+        "state": "resolved",
+        "severity": "info",
+        "explanation": "t runs higher",
+    }
+    where = {"row": 0, "index": 0, "field": 0, "value": 23.0, "score": 7.0, "threshold": 6.0}
+    notice = Notice(**said, **where, started_at=START, ts=START + 60, count=1, serial=0)  # type: ignore[arg-type]
     records = AlertRecords(run.shared.alerting)
     assert not records.of_notice(notice, "east/1").silenced
     set_record(run.control, "maintenance/m", {"start": START, "end": START + 100, "rule": "drift"})
