@@ -18,12 +18,13 @@ import gpu_inference.opencl.lowering  # noqa: F401 - registers every operator
 from gpu_inference.errors import ModelError
 from gpu_inference.graph import folding
 from gpu_inference.graph.ir import Array, Graph, Node
-from gpu_inference.opencl.builder import Builder, HostCall, NeedsValue, Recording
+from gpu_inference.opencl.builder import Builder
 from gpu_inference.opencl.choices import Choices
 from gpu_inference.opencl.launch import Launch
 from gpu_inference.opencl.lowering.registry import Unsupported, lowering_of
 from gpu_inference.opencl.lowering.through_onnxruntime import lower_through_onnxruntime
 from gpu_inference.opencl.placement import concatenation_places
+from gpu_inference.opencl.recording import HostCall, NeedsValue, Recording
 from gpu_inference.opencl.traits import DeviceTraits
 from gpu_inference.opencl.value import Shape, State, Storage, Value, device_dtype
 
