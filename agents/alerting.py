@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from agents.silence import SilenceWatch
     from anomaly.detector import Detector, FloatArray, RowArray
+    from anomaly.silence import Scope
     from streams.config import StreamConfig
 
 #: Changes between two offsets that a blob's number tells apart.
@@ -328,6 +329,17 @@ class PartitionAlerting:
     def has_notices(self) -> bool:
         """Whether a notice of a budget is open."""
         return self._budgets.has_notices
+
+    def fallen_silent(self, now: float, blamed: Mapping[str, Scope]) -> list[Alert]:
+        """Return the alerts of sources that are newly missing.
+
+        Args:
+            now: wall clock, seconds since 1970.
+            blamed: by site, who is to blame; see `anomaly.silence.blame`.
+        """
+        if self.silence is None:
+            return []
+        return [*map(self._records.mark, self.silence.silent(self.silence.clock(now), blamed))]
 
     def relaxed(self) -> list[Alert]:
         """Return the notices of budgets that are free again by the newest reading."""

@@ -333,13 +333,13 @@ def watch_silence(
         shares: list[tuple[InputPartition, DetectPartition]] = []
         for tp, partition in list(app.checkpointer.partitions.items()):
             if tp.topic == config.topic and not partition.broken:
-                share: Any = partition.participants.get(role)
-                if share is None and config.alerts.silent_after is not None and app.settled(partition):
+                found: Any = partition.participants.get(role)
+                if found is None and config.alerts.silent_after is not None and app.settled(partition):
                     # silent since before this worker took it over
                     async with partition.lock:
-                        share = partition.participants.get(role) or opened(partition)
-                if share is not None:
-                    shares.append((partition, share))
+                        found = partition.participants.get(role) or opened(partition)
+                if found is not None:
+                    shares.append((partition, found))
         changed: set[InputPartition] = set()
         for partition, share in shares:
             if share.alerting.has_notices:
@@ -361,11 +361,8 @@ def watch_silence(
             answers = bool(speaking) or await app.broker_answers()
             blamed = blame(quiet, speaking, answers)
             for partition, share in shares:
-                silence = share.alerting.silence
-                if silence is None:
-                    continue
                 async with partition.lock:
-                    alerts = [*map(share.alerting.mark, silence.silent(silence.clock(now), blamed))]
+                    alerts = share.alerting.fallen_silent(now, blamed)
                     if alerts:
                         await tell(partition, alerts)
                         changed.add(partition)

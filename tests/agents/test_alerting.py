@@ -253,3 +253,17 @@ def test_a_silence_covers_what_failure_prediction_and_drift_say() -> None:
     marked = records.of_notice(notice, "east/1")
     assert (marked.silenced, marked.silenced_by) == (True, "maintenance/m")
     assert (marked.rule, marked.field, marked.source) == ("drift", "t", "east/1")
+
+
+def test_a_silent_sensor_is_told_between_chunks_and_marked() -> None:
+    readings = [reading(f"east/{i}", START + 2 * n) for n in range(40) for i in range(2)]
+    for silenced in (False, True):
+        run = Run()
+        if silenced:
+            set_record(run.control, "silence/s", {"site": "east", "until": START + 1e6})
+        run.take(readings, 0, len(readings))
+        now = readings[-1][0]
+        assert run.share.alerting.fallen_silent(now + 1, {}) == []
+        told = run.share.alerting.fallen_silent(now + 600, {"east": "link"})
+        assert [(a.rule, a.scope, a.silenced) for a in told] == [("silent", "link", silenced)]
+    assert Run(PLAIN).share.alerting.fallen_silent(START, {}) == []
