@@ -19,7 +19,6 @@ OLDEST_EVERY: Final = (
     8  # every so manieth place goes to who waited longest: a low priority is slow, not starved
 )
 RATE_WINDOW_S: Final = 1.0  # over which arrivals are counted: longer than the gaps between chunks of a topic
-TARGET_LOAD: Final = 0.8  # share of time that devices may be busy before waiting for larger batches pays
 
 
 class Policy(StrEnum):
@@ -52,6 +51,8 @@ class Limits:
             are dropped by `latest` and `sample`, answered late by `block`.
         max_queue: items that wait at most.
         policy: for items that name none.
+        target_load: the share of time that devices may be busy with this model; where small batches would
+            take more, items wait for larger ones, up to max_delay_ms. Below 1 leaves more for other models.
         pad: batches have measured sizes only (see Batch.size): for engines that make a plan for each shape.
     """
 
@@ -60,10 +61,11 @@ class Limits:
     max_age_ms: float | None = None
     max_queue: int = 256
     policy: Policy = Policy.BLOCK
+    target_load: float = 1.0
     pad: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_batch", "max_queue", "max_age_ms"):
+        for name in ("max_batch", "max_queue", "max_age_ms", "target_load"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise EngineError(f"{name} = {value} is not positive: set it above 0")
@@ -188,8 +190,10 @@ class MicroBatcher(Generic[T]):
     A batch goes when it is large enough, when its oldest item has waited for max_delay_ms, or when its most
     urgent one must go to be in time. Large enough is the smallest batch with which the devices keep up with
     the arrivals (`CostCurve.enough`): with little to do a frame goes at once, under load waiting for more
-    pays. How many then go is what the curve and the deadlines say (`CostCurve.choose`), shared among the free
-    devices.
+    saves the device's time, which is what waiting can save: an idle device that starts at once answers
+    soonest. (Simulated with 2 ms + 0.1 ms a frame at half its capacity: 81% busy instead of 100%, p95 7.9
+    instead of 6.0 ms.) Where the answer matters more, max_delay_ms = 0. How many then go is what the curve
+    and the deadlines say (`CostCurve.choose`), shared among the free devices.
 
     The caller's loop: while not `full`, `offer`; `expire`; `take` until it gives None; run each batch, then
     call `answered` or `give_up`; sleep until `due_s` or news. Every item comes out exactly once: in a batch,
@@ -283,20 +287,26 @@ class MicroBatcher(Generic[T]):
                     dropped += self._remove(source, lambda w: self._expired(w.item, now_s), Reason.EXPIRED)
         return dropped
 
-    def take(self, now_s: float, free_devices: int) -> Batch[T] | None:
+    def take(self, now_s: float, free_devices: int, busy_devices: int = 0) -> Batch[T] | None:
         """The next batch to run, or None where waiting is better or no device is free.
 
         Args:
             now_s: on the clock of `offer`.
-            free_devices: that could start a batch now, this one included.
+            free_devices: that could start a batch now.
+            busy_devices: others that run one, and could have the next one ready: where no device is free, a
+                full batch goes to them, since it has nothing to gain by waiting here.
         """
-        if free_devices < 1 or not self._waiting:
+        if not self._waiting:
             return None
-        self._devices = free_devices + self._running
-        enough = self._enough()
-        if self._waiting < enough and now_s < self._latest_s():
-            return None
-        share = math.ceil(self._waiting / free_devices)
+        if free_devices < 1:
+            if busy_devices < 1 or self._waiting < self.limits.max_batch:
+                return None
+            free_devices = busy_devices
+        else:
+            self._devices = free_devices + self._running
+            if self._waiting < self._enough() and now_s < self._latest_s():
+                return None
+        enough, share = self._enough(), math.ceil(self._waiting / free_devices)
         most = min(self._waiting, self.limits.max_batch, max(enough, share))
         spare_s = [deadline - now_s for deadline in self._deadlines()]
         items, size = self.curve.choose(most, spare_s[:most], pad=self.limits.pad) or (most, most)
@@ -347,7 +357,8 @@ class MicroBatcher(Generic[T]):
 
     def _enough(self) -> int:
         limits = self.limits
-        return self.curve.enough(self._rate_hz, max(1, self._devices), TARGET_LOAD, limits.max_batch)
+        devices = max(1, self._devices)
+        return self.curve.enough(self._rate_hz, devices, limits.target_load, limits.max_batch, pad=limits.pad)
 
     def _latest_s(self) -> float:
         """When a batch must go however small it is."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -130,10 +129,15 @@ class Board:
         devices: of the pool.
         limits: of the pool.
         clock: monotonic seconds.
+        changed: is called, without the lock, after devices came or went.
     """
 
     def __init__(
-        self, devices: Sequence[DeviceSpec], limits: PoolLimits, clock: Callable[[], float] = time.monotonic
+        self,
+        devices: Sequence[DeviceSpec],
+        limits: PoolLimits,
+        clock: Callable[[], float],
+        changed: Callable[[], None],
     ) -> None:
         self.limits, self.clock = limits, clock
         self.condition = threading.Condition()
@@ -143,6 +147,8 @@ class Board:
         self.parked: list[Task] = []  # no device can take them now
         self.closing = self.closed = False
         self.wake_s = float("inf")  # when the watcher looks next
+        self.news = False  # devices came or went
+        self._changed = changed
         self._settled: list[tuple[Future[Any], Any, Exception | None]] = []
 
     @contextmanager
@@ -154,11 +160,14 @@ class Board:
         finally:
             with self.condition:
                 settled, self._settled = self._settled, []
+                news, self.news = self.news, False
             for future, value, error in settled:
                 if error is not None:
                     future.set_exception(error)
                 else:
                     future.set_result(value)
+            if news:
+                self._changed()
 
     def tell(self, future: Future[F], value: F | None, error: Exception | None = None) -> None:
         """Settles a future when the lock is free again."""
@@ -201,6 +210,7 @@ class Board:
     def out(self, slot: Slot, failure: Failure) -> None:
         """Takes a device out of service, and its waiting batches away from it."""
         slot.health.failed(failure, self.clock())
+        self.news = True
         _log.warning("device %s is %s: %s", slot.spec.name, slot.health.state, failure)
         self.withdraw(slot)
 

@@ -67,28 +67,35 @@ class CostCurve:
         low, high = sizes[at - 1], sizes[at]
         return seconds[at - 1] + (seconds[at] - seconds[at - 1]) * (size - low) / (high - low)
 
-    def enough(self, rate_hz: float, devices: int, load: float, max_batch: int) -> int:
+    def enough(self, rate_hz: float, devices: int, load: float, max_batch: int, *, pad: bool = False) -> int:
         """The smallest batch with which the devices keep up with the arrivals.
 
         In batches of n, `devices` are busy for rate * seconds(n) / (n * devices) of the time. Where no size
-        brings that under `load`, the size with the highest rate is the answer: waiting for it pays most.
+        brings that under `load`, the size that serves most a second is the answer: waiting for it pays most.
 
         Args:
             rate_hz: items that arrive in a second.
             devices: that work in parallel.
-            load: the share of time that they may be busy, below 1 to leave room for bursts.
+            load: the share of time that they may be busy.
             max_batch: the largest size.
+            pad: see `choose`.
         """
-        best, best_rate = 1, 0.0
+        if not self.sizes:
+            return 1
+        needed_hz = rate_hz / (load * devices)  # of each device
+        below, best, best_hz = 0, 1, 0.0
+
+        def suffices(items: int) -> bool:
+            return items >= needed_hz * self._cost(items, pad)
+
         for size in self._candidates(max_batch):
-            seconds = self.seconds(size)
-            if seconds is None:
-                return 1
-            rate = size / max(seconds, 1e-9)
-            if rate_hz <= load * devices * rate:
-                return size
-            if rate > best_rate:
-                best, best_rate = size, rate
+            if suffices(size):
+                between = range(below + 1, size)
+                return below + 1 + bisect_left(between, True, key=suffices)
+            below = size
+            served_hz = size / self._cost(size, pad)
+            if served_hz > best_hz:
+                best, best_hz = size, served_hz
         return best
 
     def choose(
@@ -117,7 +124,7 @@ class CostCurve:
             options = [(s, s) for s in self._candidates(waiting)]
         scored = []
         for items, size in options:
-            seconds = max(self.seconds(size) or 0.0, 1e-9)
+            seconds = self._cost(size, pad=False)
             on_time = items - bisect_left(spare_s, seconds, 0, items) if spare_s else items
             scored.append((on_time / seconds, items / seconds, items, size))
         if not scored or not self.sizes:
@@ -125,6 +132,13 @@ class CostCurve:
         by = 0 if any(option[0] for option in scored) else 1
         limit = TOLERANCE * max(option[by] for option in scored)
         return max((option[2], option[3]) for option in scored if option[by] >= limit)
+
+    def _cost(self, items: int, pad: bool) -> float:
+        """Seconds of a batch that holds so many items; some have been measured."""
+        if pad:
+            at = bisect_left(self.sizes, items)
+            items = self.sizes[at] if at < len(self.sizes) else items
+        return max(self.seconds(items) or 0.0, 1e-9)
 
     def _candidates(self, largest: int) -> list[int]:
         """Sizes that can be best: between two measured ones the rate only rises or only falls."""

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from gpu_inference.errors import EngineError, ServingError
+from gpu_inference.errors import DeviceError, EngineError, ServingError
 from gpu_inference.graph.ir import Array
 from gpu_inference.serving.board import Board, Hung, Model, Opened, Withdrawn, WrongAnswer, promise
 from gpu_inference.serving.cost_curve import CostCurve
@@ -118,6 +118,7 @@ class Lifecycle:
             slot.curves[model.key] = CostCurve(seconds)
             slot.open_s[model.key] = outcome.seconds
             slot.opened.add(model.key)
+            self._board.news = True
         elif not isinstance(outcome.error, Hung | Withdrawn):  # those open it when their probe has passed
             slot.refused[model.key] = outcome.error
         if model.retired is not None:
@@ -165,9 +166,12 @@ class Lifecycle:
     # ---- closing
 
     def _close_on(self, slot: Slot, key: str, done: Callable[[], None]) -> None:
+        def closed(_: Outcome) -> None:
+            slot.opened.discard(key)  # again: a probe in between may have found it open
+            done()
+
         slot.opened.discard(key)
-        timeout_s = self._board.limits.open_timeout_s
-        self._board.post(slot, lambda table: table.close(key), timeout_s, lambda _: done())
+        self._board.post(slot, lambda table: table.close(key), self._board.limits.open_timeout_s, closed)
 
     def _closed(self, model: Model, slot: Slot) -> None:
         model.closing.discard(slot)
@@ -178,6 +182,12 @@ class Lifecycle:
         self._forget(model)
         if model.retired is not None:
             self._board.tell(model.retired, None)
+        for slot in self._board.slots:  # there is more memory now
+            short = [key for key, error in slot.refused.items() if isinstance(error, DeviceError)]
+            for key in short:
+                del slot.refused[key]
+            if short:
+                self.complete(slot)
 
     def _forget(self, model: Model) -> None:
         del self._board.models[model.key]

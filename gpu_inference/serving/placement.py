@@ -112,6 +112,7 @@ class Placement:
                 self._answered(slot, task, outcome)
             case Withdrawn():
                 if not task.settled:
+                    slot.moved += 1
                     self.place(task)
             case ModelError() as error:
                 slot.health.refused(self._board.clock())
@@ -159,6 +160,7 @@ class Placement:
         elif len(task.failed_on) >= self._board.limits.max_attempts:
             self.settle(task, None, self._no_device(task))
         else:
+            slot.moved += 1
             _log.warning("a batch of %s that %s failed goes elsewhere: %s", task.key, slot.spec.name, error)
             self.place(task)
 

@@ -32,6 +32,7 @@ class DevicePool:
         strategy: how to choose among devices that could take a batch.
         limits: times and bounds.
         clock: monotonic seconds.
+        changed: is called, from any thread, after devices came or went: `free` may have more now.
 
     Example:
         >>> import numpy as np, gpu_inference
@@ -52,12 +53,13 @@ class DevicePool:
         strategy: StrategyName = "adaptive",
         limits: PoolLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         names = [spec.name for spec in devices]
         if not names or len(set(names)) < len(names):
             raise EngineError(f"devices {names}: a pool needs at least one, each with a name of its own")
         self.limits = limits or PoolLimits()
-        self._board = Board(devices, self.limits, clock)
+        self._board = Board(devices, self.limits, clock, changed)
         self._lifecycle = Lifecycle(self._board, lambda: self._placement.place_parked())
         self._placement = Placement(self._board, make_strategy(strategy), self._lifecycle.finish)
         self._watcher = Watcher(self._board, self._placement, self._lifecycle)
@@ -110,11 +112,15 @@ class DevicePool:
                 raise EngineError(f"model {key!r} isn't open: open it first")
             return self._board.models[key].curve
 
-    def free(self, key: str | None = None) -> int:
-        """Devices that could take a batch (of that model) now: what `MicroBatcher.take` wants to know."""
+    def free(self, key: str | None = None) -> tuple[int, int]:
+        """Idle devices, and busy ones with room for a next batch: `batcher.take(now, *pool.free(key))`.
+
+        Devices of last resort count only where no other serves the model, and so do those that open one.
+        """
         with self._board.condition:
             able = self._placement.able(key)
-            return sum(len(slot.tasks) < self.limits.depth for slot in able)
+            idle = sum(not slot.tasks for slot in able)
+            return idle, sum(0 < len(slot.tasks) < self.limits.depth for slot in able)
 
     def submit(
         self, key: str, inputs: Mapping[str, Array], deadline_s: float | None = None
@@ -143,7 +149,9 @@ class DevicePool:
             if model is None or not model.ready:
                 raise ServingError(f"model {key!r} isn't ready: wait for open() to be done before batches")
             if len(board.tasks) >= self.limits.max_batches:
-                raise BusyError(f"{len(board.tasks)} batches wait, the limit: submit when `free` isn't 0")
+                raise BusyError(
+                    f"{len(board.tasks)} batches wait, the limit: submit when `free` says that one could run"
+                )
             deadline = board.clock() + self.limits.give_up_s if deadline_s is None else deadline_s
             task = Task(key, inputs, size, deadline, promise())
             board.tasks.add(task)

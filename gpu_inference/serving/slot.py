@@ -44,6 +44,7 @@ class DeviceStatus:
         busy_s: seconds that it spent on them.
         failures: by kind (see Failure).
         probes: made.
+        moved: batches that went elsewhere because it failed, begun there or not.
         hung_threads: left behind.
         late_answers: of hung threads, thrown away.
         models: open there.
@@ -57,6 +58,7 @@ class DeviceStatus:
     busy_s: float
     failures: dict[str, int]
     probes: int
+    moved: int
     hung_threads: int
     late_answers: int
     models: tuple[str, ...]
@@ -108,6 +110,7 @@ class Slot:
         self.work_s = 0.0
         self.batches = 0
         self.busy_s = 0.0
+        self.moved = 0
         self.late_answers = 0
         self._clock = clock
         self.thread: DeviceThread | None = DeviceThread(spec, clock)
@@ -141,7 +144,12 @@ class Slot:
 
     def load(self, key: str, size: int) -> DeviceLoad:
         """For a strategy."""
-        return DeviceLoad(self.index, len(self.tasks), self.work_s, self.seconds(key, size))
+        work_s, running = self.work_s, self.running()
+        if running is not None and self.tasks:
+            job, seconds = next(iter(self.tasks.values()))
+            if job is running[0]:  # it is partly done
+                work_s -= min(seconds, self._clock() - running[1])
+        return DeviceLoad(self.index, len(self.tasks), work_s, self.seconds(key, size))
 
     def running(self) -> tuple[Job, float] | None:
         """The job that its thread is in, and since when."""
@@ -172,6 +180,7 @@ class Slot:
             busy_s=self.busy_s,
             failures={failure.value: count for failure, count in health.failures.items()},
             probes=health.probes,
+            moved=self.moved,
             hung_threads=health.hung,
             late_answers=self.late_answers,
             models=tuple(sorted(self.opened)),

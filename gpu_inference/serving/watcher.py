@@ -75,6 +75,7 @@ class Watcher:
     def _hung(self, slot: Slot, job: Job) -> None:
         """A device gives no answer: its thread is left behind and its work taken away."""
         slot.health.failed(Failure.TIMEOUT, self._board.clock())
+        self._board.news = True
         _log.error(
             "device %s hangs (no answer for %.1f s): its thread is left behind, the device is %s",
             slot.spec.name,
@@ -120,6 +121,7 @@ class Watcher:
             slot.health.probe_passed()
             slot.fresh = False
             slot.opened = set(outcome.value)
+            self._board.news = True
             _log.info("device %s gave the known answer: back in service", slot.spec.name)
             self._lifecycle.complete(slot)
             self._placement.place_parked()
