@@ -167,7 +167,10 @@ class Board:
                 else:
                     future.set_result(value)
             if news:
-                self._changed()
+                try:
+                    self._changed()
+                except Exception:  # it must not end a device's thread
+                    _log.exception("the pool's `changed` failed")
 
     def tell(self, future: Future[F], value: F | None, error: Exception | None = None) -> None:
         """Settles a future when the lock is free again."""
