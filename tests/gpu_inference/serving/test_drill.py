@@ -123,3 +123,24 @@ def test_a_device_made_slow_gets_less_work() -> None:
         assert isinstance(curve, CostCurve)
     finally:
         assert pool.close(5)
+
+
+def test_the_opencl_engine_serves_on_a_thread_of_its_own_and_agrees_with_the_last_resort() -> None:
+    def on_opencl(key: str) -> Session:
+        return gpu_inference.load(model(), engine="opencl", fallback=False)
+
+    card, cpu = Device("card", on_opencl), Device("cpu", on_onnxruntime, last_resort=True)
+    pool = DevicePool([card.spec, cpu.spec], limits=LIMITS)
+    try:
+        assert pool.open("m", sizes=(1, 8)).result(60).devices == ("card", "cpu")
+        x = np.random.default_rng(3).standard_normal((8, 8)).astype(np.float32)
+        card.script = [None, raise_error]
+        for device in ("card", "cpu", "card"):
+            wait_until(lambda: all(status.state is State.READY for status in pool.status()))
+            answer = pool.submit("m", {"x": x}).result(10)
+            assert answer.device == device
+            np.testing.assert_allclose(answer.outputs["y"], x @ WEIGHTS, rtol=1e-4, atol=1e-5)
+        pool.retire("m").result(10)
+    finally:
+        assert pool.close(10)
+    assert card.open_now == cpu.open_now == 0
