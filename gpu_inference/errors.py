@@ -17,3 +17,11 @@ class DeviceError(EngineError):
 
 class KernelError(EngineError):
     """A kernel didn't build or run on this device; the message has the driver's log."""
+
+
+class BusyError(EngineError):
+    """Too much waits already: try again later."""
+
+
+class ServingError(EngineError):
+    """No answer could be given: no device could run the batch, its time ran out, or the pool is closed."""
