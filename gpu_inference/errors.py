@@ -17,3 +17,23 @@ class DeviceError(EngineError):
 
 class KernelError(EngineError):
     """A kernel didn't build or run on this device; the message has the driver's log."""
+
+
+class ManifestError(ModelError):
+    """A `model.toml` is wrong: stop.
+
+    Args:
+        faults: all of them, each with its path.
+    """
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+class RegistryError(EngineError):
+    """A folder of models can't be read or changed, or a model in it isn't what it should be: stop."""
+
+
+class SignatureError(RegistryError):
+    """A model isn't signed by a trusted key, where that is asked for: it isn't loaded."""
