@@ -81,13 +81,24 @@ def finite_rows(*arrays: Array) -> NDArray[np.bool_]:
     """Which inputs have only finite numbers in all arrays: bool [n]."""
     good = np.ones(arrays[0].shape[0], bool)
     for array in arrays:
-        good &= np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
+        if array.dtype.kind != "f":
+            continue
+        rest = tuple(range(1, array.ndim))
+        with np.errstate(all="ignore"):  # a sum is quick, and finite only if all numbers are
+            doubtful = ~np.isfinite(array.sum(axis=rest, dtype=np.promote_types(array.dtype, np.float32)))
+        for row in np.flatnonzero(doubtful):
+            good[row] &= bool(np.isfinite(array[row]).all())
     return good
 
 
 def rounded(array: Array, digits: int) -> Any:
     """Numbers as JSON shows them, in (nested) lists."""
     return np.round(array.astype(np.float64), digits).tolist()
+
+
+def significant(value: float, digits: int = 6) -> float:
+    """A number as measuring instruments tell it: with so many digits, wherever its point is."""
+    return float(f"{value:.{digits}g}")
 
 
 def softmax(logits: Array) -> NDArray[np.float32]:

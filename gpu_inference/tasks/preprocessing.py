@@ -135,16 +135,20 @@ def grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 @compiled
 def _to_planes(pixels: Any, table: Any, order: Any, out: Any) -> None:
-    for c in range(out.shape[0]):
-        values = table[c]
-        for y in range(out.shape[1]):
-            for x in range(out.shape[2]):
-                out[c, y, x] = values[pixels[y, x, order[c]]]
+    # row by row, so that the bytes stay in the nearest cache for all channels; unsigned indices as in resize
+    for y in range(out.shape[1]):
+        row = pixels[y]
+        for c in range(out.shape[0]):
+            values, line, at = table[c], out[c, y], np.uint32(order[c])
+            for x in range(np.uint32(out.shape[2])):
+                line[x] = values[row[x, at]]
 
 
 @compiled
 def _to_pixels(pixels: Any, table: Any, order: Any, out: Any) -> None:
     for y in range(out.shape[0]):
-        for x in range(out.shape[1]):
-            for c in range(out.shape[2]):
-                out[y, x, c] = table[c, pixels[y, x, order[c]]]
+        row, line = pixels[y], out[y]
+        for c in range(out.shape[2]):
+            values, at, to = table[c], np.uint32(order[c]), np.uint32(c)
+            for x in range(np.uint32(out.shape[1])):
+                line[x, to] = values[row[x, at]]

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpu_inference.errors import ModelError
-from gpu_inference.models.manifest import Classification, Detection, ImageInput, Manifest
+from gpu_inference.models.manifest import (
+    Classification,
+    Detection,
+    Embedding,
+    ImageInput,
+    Manifest,
+    Regression,
+    Segmentation,
+    Series,
+    SeriesInput,
+)
 from gpu_inference.tasks.answers import Task
+from gpu_inference.tasks.classification import ClassificationTask
+from gpu_inference.tasks.embedding import EmbeddingTask
+from gpu_inference.tasks.regression import RegressionTask
+from gpu_inference.tasks.series import SeriesTask
 
 
 def task_of(manifest: Manifest, labels: Sequence[str] = ()) -> Task:
@@ -16,12 +29,22 @@ def task_of(manifest: Manifest, labels: Sequence[str] = ()) -> Task:
         manifest: of the model.
         labels: by class; `manifest.labels_of` reads them.
     """
-    from gpu_inference.tasks import classification, detection
+    match manifest.output, manifest.input:
+        case Classification() as output, _:
+            return ClassificationTask(output, labels)
+        case Detection() as output, ImageInput() as picture:
+            # compiled loops are imported by the tasks that need them
+            from gpu_inference.tasks.detection import DetectionTask
 
-    match manifest.output:
-        case Classification() as config:
-            return classification.ClassificationTask(config, labels)
-        case Detection() as config:
-            assert isinstance(manifest.input, ImageInput)  # the manifest was checked
-            return detection.DetectionTask(config, labels, manifest.input.size)
-    raise ModelError(f"no task {manifest.output!r}: use classification or detection")
+            return DetectionTask(output, labels, picture.size)
+        case Segmentation() as output, ImageInput() as picture:
+            from gpu_inference.tasks.segmentation import SegmentationTask
+
+            return SegmentationTask(output, labels, picture.size)
+        case Embedding() as output, _:
+            return EmbeddingTask(output)
+        case Regression() as output, _:
+            return RegressionTask(output)
+        case Series() as output, SeriesInput() as series:
+            return SeriesTask(output, series)
+    raise AssertionError(manifest)  # checked where the manifest is read
