@@ -25,3 +25,23 @@ class BusyError(EngineError):
 
 class ServingError(EngineError):
     """No answer could be given: no device could run the batch, its time ran out, or the pool is closed."""
+
+
+class ManifestError(ModelError):
+    """A `model.toml` is wrong: stop.
+
+    Args:
+        faults: all of them, each with its path.
+    """
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+class RegistryError(EngineError):
+    """A folder of models can't be read or changed, or a model in it isn't what it should be: stop."""
+
+
+class SignatureError(RegistryError):
+    """A model isn't signed by a trusted key, where that is asked for: it isn't loaded."""

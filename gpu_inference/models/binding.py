@@ -1,0 +1,93 @@
+"""A manifest held against the model that it describes, before the model takes any input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gpu_inference.errors import ManifestError
+from gpu_inference.graph.ir import TensorInfo
+from gpu_inference.models.manifest import ImageInput, Manifest, SeriesInput
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """How a model is fed.
+
+    Attributes:
+        input: name of the model's input.
+        shape: of one input in the batch.
+        dtype: of it.
+        fixed_batch: the only batch that the model runs, smaller ones are padded to it; None: any.
+        max_batch: `limits.max_batch`, or the fixed batch.
+    """
+
+    input: str
+    shape: tuple[int, ...]
+    dtype: str
+    fixed_batch: int | None
+    max_batch: int
+
+
+def bind(manifest: Manifest, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]) -> Binding:
+    """Compares a manifest with a loaded model.
+
+    Args:
+        manifest: of the model.
+        inputs: of its session.
+        outputs: of its session.
+
+    Raises:
+        ManifestError: they disagree, every fault with the path in `model.toml`.
+    """
+    faults: list[str] = []
+    known = [info.name for info in inputs]
+    wanted = manifest.input.name
+    if wanted is None and len(known) != 1:
+        raise ManifestError([f"input.name: the model has the inputs {', '.join(known)}: choose one"])
+    if wanted is not None and wanted not in known:
+        raise ManifestError([f"input.name: the model has no input {wanted!r}: use {', '.join(known)}"])
+    info = next(one for one in inputs if wanted in (None, one.name))
+    others = [name for name in known if name != info.name]
+    if others:
+        faults.append(f"input.name: the model also wants {', '.join(others)}: export it with one input")
+    if info.dtype.name != manifest.input.dtype:
+        told = manifest.input.dtype
+        faults.append(f"input.dtype: {told} is not the model's: use {info.dtype.name!r}")
+    shape = input_shape(manifest)
+    fixed = None
+    if info.shape is not None:
+        if len(info.shape) != len(shape) + 1 or any(
+            there not in (None, told) for there, told in zip(info.shape[1:], shape, strict=True)
+        ):
+            dims = ", ".join("any" if side is None else str(side) for side in info.shape)
+            setting = {ImageInput: "size", SeriesInput: "window"}.get(type(manifest.input), "shape")
+            layout = getattr(manifest.input, "layout", "")
+            faults.append(
+                f"input.{setting}: [batch, {', '.join(map(str, shape))}] {layout} does not fit the model's "
+                f"[{dims}]: change it, the layout or the channels"
+            )
+        elif info.shape[0] is not None:
+            fixed = info.shape[0]
+    names = [one.name for one in outputs]
+    faults += [
+        f"output.names[{index}]: the model has no output {name!r}: use {', '.join(names)}"
+        for index, name in enumerate(manifest.output.names)
+        if name not in names
+    ]
+    if faults:
+        raise ManifestError(faults)
+    return Binding(info.name, shape, info.dtype.name, fixed, fixed or manifest.limits.max_batch)
+
+
+def input_shape(manifest: Manifest) -> tuple[int, ...]:
+    """The shape of one input, without the batch."""
+    match manifest.input:
+        case ImageInput() as image:
+            channels = 1 if image.channels == "gray" else 3
+            return (channels, *image.size) if image.layout == "NCHW" else (*image.size, channels)
+        case SeriesInput() as series:
+            fields = len(series.fields)
+            return (series.window, fields) if series.layout == "NWF" else (fields, series.window)
+        case tensor:
+            return tensor.shape

@@ -1,0 +1,1 @@
+"""Inputs made for a model, and answers made of its outputs."""
