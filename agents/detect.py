@@ -7,18 +7,17 @@ messages out; only `make_detect_agent` knows Faust.
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.alerting import PartitionAlerting, StreamAlerting, Taken
+from agents.publishers import Output, PublisherBook, Seen
 from anomaly.detector import Detector
 from anomaly.notice import Notice
 from anomaly.registry import build_detector
@@ -26,25 +25,16 @@ from anomaly.verdict import Verdict
 from streams import metrics
 from streams.app import StreamApp
 from streams.checkpoint import InputPartition
-from streams.codecs import PredictionEncoder, dead_letter, encode_alert
+from streams.codecs import PredictionEncoder, encode_alert
 from streams.config import StreamConfig, TopicsConfig
 from streams.control import ControlState
 from streams.records import ARROW_HEADERS, Alert, Chunk, ReadingBatch, Rejected, is_arrow
-from streams.sequences import SequenceTracker
-from streams.state import BlobState, SensorState
+from streams.state import SensorState
 from streams.transforms import Pipeline
 
 if TYPE_CHECKING:
     from anomaly.drift import DriftWatch
     from anomaly.prognosis import Prognosis
-
-
-class Output(NamedTuple):
-    """Messages for one topic, in order; `headers` is empty where none has any."""
-
-    keys: Sequence[bytes | None] = ()
-    values: Sequence[bytes | None] = ()
-    headers: Sequence[Sequence[tuple[str, bytes]]] = ()
 
 
 @dataclass(slots=True)
@@ -57,15 +47,6 @@ class Outcome:
     alerts: Output = field(default_factory=Output)
     #: Of the scored readings, for who wants numbers instead of messages (`polarstream backtest`).
     verdict: Verdict | None = None
-
-
-class Seen(NamedTuple):
-    """What `DetectPartition.observe` found in a chunk."""
-
-    lost: int = 0
-    duplicated: int = 0
-    rejected: Sequence[Rejected] = ()
-    dead_letters: Output = Output()
 
 
 class StreamDetector:
@@ -129,43 +110,17 @@ class DetectPartition:
         self.state = shared.new_state()
         self.state.restore(changelog)
         self.alerting = PartitionAlerting(shared.alerting, self.state, changelog)
-        self.sequences = SequenceTracker()
+        self.publishers = PublisherBook(changelog)
         # last offset of what this worker has processed; a seek back makes it read that again
         self._applied = -1
-        # offsets up to which numbers are counted and dead letters sent
-        self._seen = -1
-        self._seen_changed = False
-        self._seen_blob = BlobState("seen", "1")
-        saved = self._seen_blob.load(changelog)
-        if saved is not None:
-            self.sequences.restore(saved[0])
-            self._seen = saved[1]
 
     def snapshot(self) -> list[tuple[bytes, bytes]]:
         """Take what has changed since the last checkpoint; see `streams.checkpoint.Participant`."""
-        changes = self.alerting.snapshot() + self.state.snapshot()
-        if self._seen_changed:
-            self._seen_changed = False
-            changes += self._seen_blob.dump(self.sequences.snapshot(), self._seen)
-        return changes
+        return self.alerting.snapshot() + self.state.snapshot() + self.publishers.snapshot()
 
     def observe(self, chunk: Chunk, rejected: list[Rejected]) -> Seen:
-        """Take in what is not scored: the publishers' numbering and the messages that are refused.
-
-        A chunk that is replayed after a crash counts and sends nothing a second time.
-        """
-        seen = max(self._seen, self._applied)
-        if not (chunk.headers or rejected) or chunk.last_offset <= seen:
-            return Seen()
-        self._seen, self._seen_changed = chunk.last_offset, True
-        if chunk.first_offset <= seen:
-            rejected = [message for message in rejected if message.offset > seen]
-            if chunk.headers:
-                new = bisect_right(chunk.offsets, seen)
-                chunk = dataclasses.replace(chunk, headers=chunk.headers[new:])
-        lost, duplicated = self.sequences.observe(chunk)
-        letters = [dead_letter(message, chunk.topic, chunk.partition) for message in rejected]
-        return Seen(lost, duplicated, rejected, Output(*zip(*letters, strict=True)) if letters else Output())
+        """Take in what is not scored: see `PublisherBook.observe`."""
+        return self.publishers.observe(chunk, rejected, self._applied)
 
     def process(self, batch: ReadingBatch, now: float) -> Outcome:
         """Score a batch, move the state on and write the outputs.
