@@ -19,7 +19,14 @@ import msgspec
 
 from polarstream.config_rules import check_config
 from polarstream.validation import BAD, Converter, EnvText, suggest
-from streams.config import KafkaConfig, StreamConfig, TopicsConfig, WorkerConfig
+from streams.config import (
+    FrameStreamConfig,
+    InferenceConfig,
+    KafkaConfig,
+    StreamConfig,
+    TopicsConfig,
+    WorkerConfig,
+)
 from streams.errors import ConfigError, Fault
 
 PREFIX: Final = "POLARSTREAM_"
@@ -60,6 +67,20 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tr
     topics: TopicsConfig = TopicsConfig()
     worker: WorkerConfig = WorkerConfig()
     streams: list[StreamConfig]
+    #: Streams of camera frames.
+    frames: list[FrameStreamConfig] = []
+    inference: InferenceConfig = InferenceConfig()
+
+    @property
+    def inputs(self) -> list[StreamConfig | FrameStreamConfig]:
+        """All streams that a worker reads."""
+        return [*self.streams, *self.frames]
+
+    @property
+    def models_dir(self) -> Path:
+        """The folder of models."""
+        given = self.inference.models_dir
+        return self.data_dir / "models" if given is None else Path(os.path.expanduser(given))
 
     def describe(self) -> dict[str, Any]:
         """Plain values for printing; the password is masked."""
@@ -105,7 +126,7 @@ def parse(raw: Mapping[str, Any], env: Mapping[str, str] | None = None) -> Confi
     created: dict[str, str] = {}
     tree = _copy(raw)
     # the demo streams only for who configures no streams: a kafka section alone still shows something
-    tree.setdefault("streams", _copy(DEMO_STREAMS))
+    tree.setdefault("streams", [] if tree.get("frames") else _copy(DEMO_STREAMS))
     _override(tree, env, origins, created, faults)
     tree.setdefault("data_dir", str(default_data_dir(env)))
 

@@ -12,6 +12,7 @@ from streams.aligned import panes
 from streams.config import (
     ClipConfig,
     FieldConfig,
+    FrameStreamConfig,
     HoppingConfig,
     KafkaConfig,
     LimitConfig,
@@ -29,6 +30,7 @@ Note: TypeAlias = Callable[[str, str], None]
 
 _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
+_MODEL: Final = re.compile(r"[A-Za-z0-9._-]{1,128}(@[A-Za-z0-9._-]{1,128})?")
 _LETTERS: Final = "letters, digits, '.', '_' and '-'"
 _SERVER: Final = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:,/\[\]]+):(\d{1,5})")
 
@@ -59,6 +61,14 @@ def check_config(config: Config, bad_paths: frozenset[str], note: Note) -> None:
         if stream is not BAD:
             _check_stream(stream, f"streams[{i}]", names, taken, note)
             _check_thresholds(stream, f"streams[{i}]", bad_paths, note)
+    for i, frames in enumerate(config.frames):
+        if frames is not BAD:
+            _check_names(frames, f"frames[{i}]", names, taken, note)
+            if not _MODEL.fullmatch(frames.model):
+                note(f"frames[{i}].model", f"'{frames.model}' is no model: write name or name@version")
+    for i, key in enumerate(config.inference.trusted_keys):
+        if key is not BAD and not Path(key).is_file():
+            note(f"inference.trusted_keys[{i}]", f"there is no file '{key}': name a readable PEM file")
 
 
 def _check_servers(kafka: KafkaConfig, note: Note) -> None:
@@ -146,8 +156,12 @@ def _check_topic(topic: str, path: str, taken: dict[str, str], note: Note) -> No
         taken[topic] = path
 
 
-def _check_stream(
-    stream: StreamConfig, path: str, names: dict[str, str], taken: dict[str, str], note: Note
+def _check_names(
+    stream: StreamConfig | FrameStreamConfig,
+    path: str,
+    names: dict[str, str],
+    taken: dict[str, str],
+    note: Note,
 ) -> None:
     if not _NAME.fullmatch(stream.name):
         note(f"{path}.name", f"'{stream.name}' is not a name: use 1 to 100 {_LETTERS}")
@@ -156,6 +170,12 @@ def _check_stream(
     else:
         names[stream.name] = path
     _check_topic(stream.topic, f"{path}.topic", taken, note)
+
+
+def _check_stream(
+    stream: StreamConfig, path: str, names: dict[str, str], taken: dict[str, str], note: Note
+) -> None:
+    _check_names(stream, path, names, taken, note)
     if not stream.fields:
         note(f"{path}.fields", "is empty: name the measured fields")
     if stream.id_field is not None and stream.id_field == stream.time_field:

@@ -79,7 +79,7 @@ async def gather_status(config: Config) -> Status:
         kafka = resolve_kafka(config)
         where = ", ".join(kafka.bootstrap_servers)
         topics = await list_topics(kafka)
-        inputs = {stream.topic for stream in config.streams}
+        inputs = {stream.topic for stream in config.inputs}
         lags = await group_lag(kafka, config.app_id)
         lag = [StreamLag(x.topic, x.lag) for x in lags if x.topic in inputs]
     except BrokerUnavailable as error:

@@ -106,7 +106,7 @@ async def create_configured(config: Config, kafka: KafkaConfig) -> list[str]:
     from streams.layout import lay_out, partition_counts
 
     before = await partition_counts(kafka)
-    await lay_out(kafka, config.app_id, config.streams, config.topics)
+    await lay_out(kafka, config.app_id, config.inputs, config.topics)
     return sorted(set(await partition_counts(kafka)) - set(before))
 
 

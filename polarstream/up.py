@@ -192,7 +192,7 @@ class _Up:
         from streams.layout import lay_out
 
         config = self._config
-        await lay_out(self._kafka, config.app_id, config.streams, config.topics)
+        await lay_out(self._kafka, config.app_id, config.inputs, config.topics)
         if self._options.for_s is not None:
             loop.call_later(self._options.for_s, self._stop.set)
         async with self._shown(), asyncio.TaskGroup() as group:
@@ -330,7 +330,7 @@ async def run_sources(config: Config, kafka: KafkaConfig, names: Sequence[str]) 
     chosen = choose_sources(config, names)
     streams = {stream.name: stream for stream in config.streams}
     (config.data_dir / "run").mkdir(parents=True, exist_ok=True)
-    await lay_out(kafka, config.app_id, config.streams, config.topics)
+    await lay_out(kafka, config.app_id, config.inputs, config.topics)
     port = metrics.serve(config.worker.metrics_host, 0)
     print(f"metrics: http://{config.worker.metrics_host}:{port}/metrics", file=sys.stderr, flush=True)
     async with Publisher(kafka, delivery_timeout_s=10.0) as publisher, asyncio.TaskGroup() as group:

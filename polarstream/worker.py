@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Mapping
     from pathlib import Path
 
+    from agents.serving import Serving
     from polarstream.config import Config
     from streams.config import KafkaConfig
 
@@ -112,19 +113,30 @@ def _lock(handle: IO[str]) -> bool:
 
 async def build_app(
     config: Config, kafka: KafkaConfig, instance_id: str
-) -> tuple[StreamApp, ControlFollower]:
+) -> tuple[StreamApp, ControlFollower, Serving | None]:
     """Make the application with the agents of all configured streams; topics are made as needed.
 
     Returns:
-        The application, and what follows the control topic: its records so far are read.
+        The application, what follows the control topic (its records so far are read), and what serves models
+        where there are streams of frames.
+
+    Raises:
+        Stop: a model can't be served.
     """
 
     async def follow_inputs() -> Mapping[str, int]:
-        layout = await lay_out(kafka, config.app_id, config.streams, config.topics)
+        layout = await lay_out(kafka, config.app_id, config.inputs, config.topics)
         if layout.missing:
             log.info("topics made or grown: %s", dict(layout.missing))
         return layout.inputs
 
+    # before the group is joined: kernels may have to be built
+    serving, servers = None, {}
+    if config.frames:
+        from agents.serving import Serving
+
+        serving = Serving(config.inference, config.models_dir)
+        servers = {stream.name: await serving.serve(stream.model) for stream in config.frames}
     inputs = await follow_inputs()
     app = StreamApp(
         config.app_id, kafka, config.worker, instance_id, str(config.data_dir / "faust"), follow_inputs
@@ -138,7 +150,20 @@ async def build_app(
         make_detect_agent(app, topic, stream, config.topics, control.state)
         if stream.windows:
             make_analyse_agent(app, topic, stream, config.topics)
-    return app, control
+    if serving is not None:
+        from agents.infer import make_infer_agent
+
+        for frames in config.frames:
+            table = app.changelog_table(state_table(frames), inputs[frames.topic])
+            make_infer_agent(
+                app,
+                app.frame_topic(frames, table),
+                frames,
+                config.topics,
+                servers[frames.name],
+                serving.threads,
+            )
+    return app, control, serving
 
 
 def _settle_memory() -> None:
@@ -157,14 +182,14 @@ async def _serve(config: Config, kafka: KafkaConfig, instance_id: str, stopping:
     Raises:
         Exception: what the application failed of.
     """
-    app, control = await build_app(config, kafka, instance_id)
+    app, control, serving = await build_app(config, kafka, instance_id)
     _settle_memory()
     # Faust looks for agents in the modules that it knows; ours are declared
     app.conf.autodiscover = False
     app.finalize()
     await app.maybe_start()
     stop = asyncio.create_task(stopping.wait())
-    watch = asyncio.create_task(_watch(app, config))
+    watch = asyncio.create_task(_watch(app, config, serving))
     crash = asyncio.create_task(app._crashed.wait())
     follow = asyncio.create_task(control.follow())
     between = asyncio.create_task(_between_chunks(app))
@@ -180,9 +205,11 @@ async def _serve(config: Config, kafka: KafkaConfig, instance_id: str, stopping:
     if failure is not None:
         raise failure
     await app.stop()
+    if serving is not None:
+        await serving.close()
 
 
-async def _watch(app: StreamApp, config: Config) -> None:
+async def _watch(app: StreamApp, config: Config, serving: Serving | None) -> None:
     """Export the gauges, and notice when the process has slept."""
     limit_s = config.worker.session_timeout_ms / 1000
     seen = time.monotonic()
@@ -195,6 +222,8 @@ async def _watch(app: StreamApp, config: Config) -> None:
         seen = now
         app.note_lag()
         export_gauges(app)
+        if serving is not None:
+            serving.check()
 
 
 async def _between_chunks(app: StreamApp) -> None:

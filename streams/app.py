@@ -17,7 +17,7 @@ from streams import metrics
 from streams.changelog import ChangelogTable
 from streams.checkpoint import Checkpointer, InputPartition
 from streams.chunk_fetcher import ChunkLimits
-from streams.config import KafkaConfig, StreamConfig, WorkerConfig
+from streams.config import FrameStreamConfig, KafkaConfig, StreamConfig, WorkerConfig
 from streams.emitter import (
     MAX_IN_FLIGHT_BYTES,
     MAX_STATE_IN_FLIGHT_BYTES,
@@ -26,9 +26,10 @@ from streams.emitter import (
     InFlight,
     TransactionalEmitter,
 )
+from streams.frames import FrameBatch
 from streams.kafka import client_options
 from streams.records import ReadingBatch
-from streams.topics import ReadingTopic
+from streams.topics import FrameTopic, ReadingTopic
 from streams.transport import ChunkTransport
 
 log = logging.getLogger(__name__)
@@ -130,6 +131,12 @@ class StreamApp(faust.App):  # type: ignore[misc]
         self._tables_by_topic[stream.topic] = table
         return ReadingTopic(self, stream=stream)
 
+    def frame_topic(self, stream: FrameStreamConfig, table: ChangelogTable) -> FrameTopic:
+        """Declare the input topic of a stream of frames, whose agent keeps its state in the table."""
+        self._batch_topics.add(stream.topic)
+        self._tables_by_topic[stream.topic] = table
+        return FrameTopic(self, stream=stream)
+
     def changelog_table(self, name: str, partitions: int) -> ChangelogTable:
         """Declare a table of state with as many partitions as the input topic."""
         table = ChangelogTable(self, name=name, partitions=partitions)
@@ -184,6 +191,7 @@ class StreamApp(faust.App):  # type: ignore[misc]
         """Drop the state and the emitters of revoked partitions; their last checkpoint is made."""
         gone = [self.checkpointer.partitions.pop(tp) for tp in revoked if tp in self.checkpointer.partitions]
         for partition in gone:
+            partition.close()
             metrics.LAG.remove(partition.tp.topic, str(partition.tp.partition))
         await asyncio.gather(*(partition.emitter.close() for partition in gone))
         metrics.PARTITIONS.set(len(self.checkpointer.partitions))
@@ -210,7 +218,7 @@ class StreamApp(faust.App):  # type: ignore[misc]
             await self._shared_producer.stop()
             self._shared_producer = None
 
-    def input_partition(self, batch: ReadingBatch) -> InputPartition:
+    def input_partition(self, batch: ReadingBatch | FrameBatch) -> InputPartition:
         """Find what this worker has of the partition that a batch came from."""
         return self.checkpointer.partitions[TP(batch.topic, batch.partition)]
 

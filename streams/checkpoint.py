@@ -32,6 +32,7 @@ from streams import metrics
 from streams.changelog import ChangelogTable
 from streams.emitter import Emitter, TransactionalEmitter
 from streams.errors import RetryLater
+from streams.frames import FrameBatch
 from streams.records import ReadingBatch
 
 Changes = list[tuple[bytes, bytes]]
@@ -78,6 +79,8 @@ class InputPartition:
         #: True once an agent broke off in the middle of a batch: state and outputs no longer agree, so
         #: there is no further checkpoint.
         self.broken = False
+        #: Called when the partition is no longer ours: what agents have under way for it is given up.
+        self.on_close: list[Callable[[], None]] = []
         # next offset that each agent has to read; None: wherever the log begins
         self._next: dict[str, int | None] = dict.fromkeys(agents)
         self._crash = crash
@@ -92,7 +95,7 @@ class InputPartition:
         return min(known) if known and len(known) == len(self._next) else None
 
     @contextlib.asynccontextmanager
-    async def turn(self, agent: str, batch: ReadingBatch) -> AsyncIterator[None]:
+    async def turn(self, agent: str, batch: ReadingBatch | FrameBatch) -> AsyncIterator[None]:
         """Hold the lock for one batch of one agent.
 
         A batch that an agent is given again, after a seek, is not refused: agents skip what they have had.
@@ -117,6 +120,16 @@ class InputPartition:
                 if isinstance(error, Exception):
                     await self._crash(error)
                 raise
+
+    def close(self) -> None:
+        """Give up what agents have under way: another worker goes on from the last checkpoint."""
+        for give_up in self.on_close:
+            give_up()
+
+    async def crash(self, error: BaseException) -> None:
+        """Take the worker down: an agent has failed beyond a batch, and what it had is read again."""
+        self.broken = True
+        await self._crash(error)
 
     def changes(self) -> Changes:
         """Take the participants' changes; call it under the lock."""

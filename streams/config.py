@@ -328,6 +328,42 @@ class StreamConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fro
         )
 
 
+class FrameStreamConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """One topic of camera frames, and the model that looks at them."""
+
+    name: str
+    topic: str
+    #: Name of a model in the folder of models, or `name@version`; without a version the newest one.
+    model: str
+    #: Partitions of the topic (and of its outputs) where polarstream creates it.
+    partitions: Annotated[int, Meta(ge=1, le=10_000)] = 4
+    #: When frames come faster than they are answered. block: all of them wait; latest: only the newest frame
+    #: of a camera waits; sample: every k-th frame of the busiest cameras is kept.
+    policy: Literal["block", "latest", "sample"] = "block"
+    #: Frames of a higher priority go first.
+    priority: Annotated[int, Meta(ge=-100, le=100)] = 0
+    #: A larger picture is refused, whatever its file's size.
+    max_pixels: Annotated[int, Meta(ge=1, le=80_000_000)] = 40_000_000
+    #: A frame further in the future than this is refused (`future_timestamp`).
+    max_clock_skew_s: NonNegative = 300.0
+
+
+class InferenceConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """Where models lie and what runs them."""
+
+    #: Folder of models; None: `<data_dir>/models`.
+    models_dir: str | None = None
+    #: `auto`: every OpenCL GPU, with the CPU as a last resort, or the CPU alone where there is none. Else
+    #: `cpu` and OpenCL devices by part of their name or by index, as `polarstream devices` lists them.
+    devices: Annotated[list[str], Meta(min_length=1)] = msgspec.field(default_factory=lambda: ["auto"])
+    #: How a device is chosen for a batch.
+    strategy: Literal["round-robin", "least-loaded", "adaptive"] = "adaptive"
+    #: Threads that decode pictures; None: as many as there are cores.
+    decode_threads: Annotated[int, Meta(ge=1, le=256)] | None = None
+    #: PEM files of the public keys whose models are run; empty: signatures are not asked for.
+    trusted_keys: list[str] = []
+
+
 class WorkerConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """How a worker process reads, keeps state and reports."""
 

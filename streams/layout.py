@@ -11,12 +11,14 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from streams.changelog import CHANGELOG_CONFIG
-from streams.config import KafkaConfig, StreamConfig, TopicsConfig
+from streams.config import FrameStreamConfig, KafkaConfig, StreamConfig, TopicsConfig
 from streams.errors import Stop
 from streams.kafka import TopicSpec, client_options, ensure_topics
+
+AnyStream: TypeAlias = StreamConfig | FrameStreamConfig
 
 #: Of the control topic: it is read whole at each start of a worker.
 CONTROL_CONFIG = {"cleanup.policy": "compact", "segment.ms": str(3_600_000)}
@@ -24,12 +26,12 @@ CONTROL_CONFIG = {"cleanup.policy": "compact", "segment.ms": str(3_600_000)}
 GROW_S = 15
 
 
-def state_table(stream: StreamConfig) -> str:
+def state_table(stream: AnyStream) -> str:
     """Name of the Faust table that keeps the state of a stream."""
     return f"{stream.name}-state"
 
 
-def changelog_topic(app_id: str, stream: StreamConfig) -> str:
+def changelog_topic(app_id: str, stream: AnyStream) -> str:
     """Name of the topic that keeps the state of a stream."""
     return f"{app_id}-{state_table(stream)}-changelog"
 
@@ -48,7 +50,7 @@ class Layout:
 
 
 def plan(
-    app_id: str, streams: Sequence[StreamConfig], topics: TopicsConfig, present: Mapping[str, int]
+    app_id: str, streams: Sequence[AnyStream], topics: TopicsConfig, present: Mapping[str, int]
 ) -> Layout:
     """Work out which topics must grow.
 
@@ -66,7 +68,7 @@ def plan(
 
 
 async def lay_out(
-    kafka: KafkaConfig, app_id: str, streams: Sequence[StreamConfig], topics: TopicsConfig
+    kafka: KafkaConfig, app_id: str, streams: Sequence[AnyStream], topics: TopicsConfig
 ) -> Layout:
     """Make the topics that are missing and grow those that are too narrow.
 

@@ -76,6 +76,28 @@ CHECKPOINT_SECONDS = _histogram(
     [],
     (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
 )
+FRAMES = _counter("frames", "Frames taken in.", ["stream"])
+FRAMES_DROPPED = _counter(
+    "frames_dropped", "Frames never answered, by the policy of their stream.", ["stream", "reason"]
+)
+FRAMES_LATE = _counter("frames_late", "Frames answered after their deadline.", ["stream"])
+DECODE_SECONDS = _counter("decode_seconds", "Time that threads spent on decoding pictures.", ["stream"])
+INFER_SECONDS = _counter(
+    "infer_seconds",
+    "queue: of items waiting; prepare, compute, post: of batches.",
+    ["model", "version", "stage"],
+)
+INFER_QUEUE = _gauge("infer_queue", "Items that wait for a batch.", ["model", "version"])
+BATCH_FRAMES = _histogram(
+    "batch_frames", "Items in a batch.", ["model", "version"], (1, 2, 4, 8, 16, 32, 64, 128)
+)
+DEVICE_BATCHES = _gauge("device_batches", "Batches that a device has answered.", ["device"])
+DEVICE_BUSY = _gauge("device_busy_seconds", "Time that a device has spent on batches.", ["device"])
+DEVICE_WAITING = _gauge("device_waiting", "Batches that wait or run on a device.", ["device"])
+DEVICE_FAILOVERS = _gauge(
+    "device_failovers", "Batches that went elsewhere because a device failed.", ["device"]
+)
+DEVICE_IN_SERVICE = _gauge("device_in_service", "1 while a device gets batches.", ["device"])
 PUBLISHED = _counter("published", "Messages published by a source or client of this process.", ["topic"])
 
 

@@ -1,4 +1,4 @@
-"""Topics whose messages reach agents as chunks (`ChunkTopic`) or as columns (`ReadingTopic`)."""
+"""Topics whose messages reach agents as chunks, as columns of readings, or as frames."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from faust import Event
 
 from streams import metrics
 from streams.codecs import ReadingCodec
-from streams.config import StreamConfig
+from streams.config import FrameStreamConfig, StreamConfig
+from streams.frames import read_frames
 
 
 class ChunkTopic(faust.Topic):  # type: ignore[misc]
@@ -50,4 +51,24 @@ class ReadingTopic(ChunkTopic):
         batch = self.codec.decode(chunk, time.time())
         metrics.note_decoded(batch, chunk, time.perf_counter() - started)
         message.batch = batch
+        return Event(self.app, None, batch, message.headers, message)
+
+
+class FrameTopic(ChunkTopic):
+    """A topic of camera frames that agents read as `streams.frames.FrameBatch`."""
+
+    def __init__(self, app: Any, *, stream: FrameStreamConfig | None = None, **kwargs: Any) -> None:
+        self.stream_config = stream
+        if stream is not None:
+            kwargs.setdefault("topics", [stream.topic])
+        super().__init__(app, **kwargs)
+
+    def _clone_args(self) -> dict[str, Any]:
+        return {**super()._clone_args(), "stream": self.stream_config}
+
+    async def decode(self, message: Any, *, propagate: bool = False) -> Any:
+        """Read the chunk's headers; what is no frame stands in `rejected`."""
+        assert self.stream_config is not None
+        batch = read_frames(message.value, self.stream_config, time.time())
+        metrics.MESSAGES_IN.labels(batch.stream).inc(len(message.value.values))
         return Event(self.app, None, batch, message.headers, message)

@@ -55,12 +55,12 @@ class Preprocessor:
     def write(
         self, image: NDArray[np.uint8], slot: NDArray[Any], source: tuple[int, int] | None = None
     ) -> Geometry:
-        """Prepares one picture.
+        """Prepares one picture: `fit`, then `fill`.
 
         Args:
-            image: uint8 [h, w], [h, w, 1] or [h, w, 3] in RGB.
-            slot: one row of the staging batch, of `shape` and `dtype`, C-contiguous; written.
-            source: height and width before the decoder scaled it down; None if it didn't.
+            image: see `fit`.
+            slot: see `fill`.
+            source: see `fit`.
 
         Returns:
             The geometry, in pixels of `source`.
@@ -68,25 +68,55 @@ class Preprocessor:
         Raises:
             ModelError: the picture or the slot has another shape or type.
         """
+        pixels, geometry = self.fit(image, source)
+        self.fill(pixels, slot)
+        return geometry
+
+    def fit(
+        self, image: NDArray[np.uint8], source: tuple[int, int] | None = None
+    ) -> tuple[NDArray[np.uint8], Geometry]:
+        """Brings a picture to the model's size: what waits for a batch is no larger than it must be.
+
+        Args:
+            image: uint8 [h, w], [h, w, 1] or [h, w, 3] in RGB.
+            source: height and width before the decoder scaled it down; None if it didn't.
+
+        Returns:
+            uint8 [height, width, channels] for `fill`, and the geometry, in pixels of `source`.
+
+        Raises:
+            ModelError: it is no picture.
+        """
         if image.ndim == 2:
             image = image[:, :, None]
         if image.ndim != 3 or image.shape[2] not in (1, 3) or image.dtype != np.uint8 or not image.size:
             raise ModelError(
                 f"{image.dtype} {image.shape} is no picture: send uint8 [h, w], [h, w, 1] or [h, w, 3]"
             )
-        if slot.shape != self.shape or slot.dtype != self.dtype or not slot.flags.c_contiguous:
-            raise ModelError(
-                f"a slot of {slot.dtype} {slot.shape} does not fit: "
-                f"stage {self.dtype} {self.shape}, C-contiguous"
-            )
         image = np.ascontiguousarray(image)
         geometry = self.geometry(source or (image.shape[0], image.shape[1]))
         pixels = self._fitted(image, geometry)
         if self._channels == 1 and pixels.shape[2] == 3:
             pixels = grey(pixels)
+        return pixels, geometry
+
+    def fill(self, pixels: NDArray[np.uint8], slot: NDArray[Any]) -> None:
+        """Normalises a fitted picture into its place in the batch.
+
+        Args:
+            pixels: what `fit` gave.
+            slot: one row of the staging batch, of `shape` and `dtype`, C-contiguous; written.
+
+        Raises:
+            ModelError: the slot has another shape or type.
+        """
+        if slot.shape != self.shape or slot.dtype != self.dtype or not slot.flags.c_contiguous:
+            raise ModelError(
+                f"a slot of {slot.dtype} {slot.shape} does not fit: "
+                f"stage {self.dtype} {self.shape}, C-contiguous"
+            )
         words = slot.view(self._table.dtype)
         (_to_planes if self._planar else _to_pixels)(pixels, self._table, self._order(pixels), words)
-        return geometry
 
     def warm(self) -> None:
         """Compiles what `write` needs, so that the first picture doesn't wait for it."""

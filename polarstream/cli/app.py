@@ -17,6 +17,7 @@ from polarstream.cli import (
     evaluate,
     forecast,
     gpu,
+    models,
     processes,
     records,
     thresholds,
@@ -74,3 +75,4 @@ app.add_typer(thresholds.app, name="thresholds")
 app.add_typer(configuration.app, name="config")
 app.add_typer(bench.app, name="bench")
 app.add_typer(evaluate.app, name="eval")
+app.add_typer(models.app, name="models")

@@ -1,0 +1,221 @@
+"""Camera frames through real workers: pictures in, predictions out, none lost."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import itertools
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from streams.frames import RAW, frame_headers
+from tests.e2e.cli import Cli
+from tests.frames import COLOURS, add_colour_model, picture
+
+CONFIG = """
+app_id = "{prefix}app"
+topics.predictions = "{prefix}predictions"
+topics.alerts = "{prefix}alerts"
+topics.analytics = "{prefix}analytics"
+topics.dead_letter = "{prefix}dead"
+topics.control = "{prefix}control"
+inference.devices = ["cpu"]
+
+[worker]
+delivery = "{delivery}"
+start_from = "earliest"
+
+[[frames]]
+name = "gate"
+topic = "{prefix}frames"
+model = "colours"
+partitions = 2
+policy = "{policy}"
+"""
+
+
+class Node:
+    """A folder with a configuration and the model, and workers in it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        bootstrap: str,
+        prefix: str,
+        delivery: str = "at_least_once",
+        policy: str = "block",
+    ) -> None:
+        self.cli = Cli(folder, bootstrap)
+        (folder / "polarstream.toml").write_text(
+            CONFIG.format(prefix=prefix, delivery=delivery, policy=policy)
+        )
+        self.version = add_colour_model(folder / "data" / "models")
+        self.bootstrap, self.prefix = bootstrap, prefix
+        self.workers: list[Any] = []
+
+    def start(self) -> Any:
+        worker = self.cli.start("worker")
+        self.workers.append(worker)
+        return worker
+
+    def stop(self) -> None:
+        for worker in self.workers:
+            if worker.poll() is None:
+                os.killpg(worker.pid, signal.SIGKILL)
+            worker.communicate()
+
+    async def publish(self, frames: list[tuple[str | None, bytes, list[tuple[str, bytes]]]]) -> None:
+        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, max_request_size=4 << 20)
+        await producer.start()
+        try:
+            for camera, value, headers in frames:
+                key = None if camera is None else camera.encode()
+                await producer.send(f"{self.prefix}frames", value, key=key, headers=headers)
+            await producer.flush()
+        finally:
+            await producer.stop()
+
+    async def read(self, topic: str, count: int, timeout_s: float = 60, quiet_s: float = 0) -> list[Any]:
+        """The first messages of a topic that are committed, and what comes in `quiet_s` after them."""
+        consumer = AIOKafkaConsumer(
+            f"{self.prefix}{topic}",
+            bootstrap_servers=self.bootstrap,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+        )
+        await consumer.start()
+        got: list[Any] = []
+        deadline = time.monotonic() + timeout_s
+        try:
+            while len(got) < count and time.monotonic() < deadline:
+                for messages in (await consumer.getmany(timeout_ms=200)).values():
+                    got += messages
+            end = time.monotonic() + quiet_s
+            while time.monotonic() < end:
+                for messages in (await consumer.getmany(timeout_ms=100)).values():
+                    got += messages
+        finally:
+            await consumer.stop()
+        return got
+
+
+@pytest.fixture
+def make_node(tmp_path: Path, broker: str, topic_prefix: str) -> Iterator[Any]:
+    made: list[Node] = []
+
+    def make(**options: str) -> Node:
+        node = Node(tmp_path, broker, topic_prefix, **options)
+        made.append(node)
+        return node
+
+    yield make
+    for node in made:
+        node.stop()
+
+
+def decoded(messages: list[Any]) -> list[dict[str, Any]]:
+    return [msgspec.json.decode(message.value) for message in messages]
+
+
+async def test_pictures_of_all_kinds_become_predictions_and_bad_ones_dead_letters(make_node: Any) -> None:
+    node = make_node()
+    good = [
+        ("gate-1", picture("red"), frame_headers("image/jpeg", 1737500000.25)),
+        ("gate-1", picture("green", kind="PNG"), []),
+        ("gate-2", picture("blue", kind="WEBP"), frame_headers("image/webp")),
+        ("gate-2", bytes(COLOURS["green"]) * 48, frame_headers(RAW, shape=(6, 8, 3))),
+        ("gate-1", picture("blue", size=(1000, 900)), []),
+    ]
+    bad = [
+        ("gate-1", picture("red")[:300], []),
+        ("gate-1", b"not a picture at all", []),
+        (None, picture("red"), []),
+        ("gate-2", b"\0" * 100, frame_headers(RAW, shape=(10, 11, 3))),
+        ("gate-2", b"", []),
+    ]
+    node.start()
+    await node.publish([frame for pair in itertools.zip_longest(good, bad) for frame in pair if frame])
+    messages = await node.read("predictions", len(good))
+    found = decoded(messages)
+    assert [(p["source"], p["label"]) for p in found if p["source"] == "gate-1"] == [
+        ("gate-1", "red"),
+        ("gate-1", "green"),
+        ("gate-1", "blue"),
+    ]
+    assert [p["label"] for p in found if p["source"] == "gate-2"] == ["blue", "green"]
+    first = next(p for p in found if p["label"] == "red")
+    assert first["ts"] == 1737500000.25
+    assert (first["model"], first["version"], first["stream"]) == ("colours", "1", "gate")
+    assert first["sha256"] == node.version.model_sha256
+    assert first["device"] == "cpu"
+    assert first["score"] > 0.9
+    assert first["top"][0]["label"] == "red"
+    assert all(message.key.decode() == p["source"] for message, p in zip(messages, found, strict=True))
+
+    dead = await node.read("dead", len(bad))
+    reasons = collections.Counter(dict(message.headers)["ps-error"].decode() for message in dead)
+    assert reasons == {
+        "bad_image": 1,
+        "unknown_image_type": 1,
+        "no_camera_id": 1,
+        "bad_shape": 1,
+        "empty": 1,
+    }
+    assert {message.value for message in dead} == {value for _, value, _ in bad}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+async def test_a_worker_that_is_killed_loses_no_frame(make_node: Any, delivery: str) -> None:
+    node = make_node(delivery=delivery)
+    cameras, each = 6, 150
+    pictures = {colour: [picture(colour, noise=n) for n in range(1, 4)] for colour in COLOURS}
+    names = list(COLOURS)
+    wanted = {}
+    frames = []
+    for n in range(each):
+        for camera in range(cameras):
+            colour = names[(n * 7 + camera) % 3]
+            wanted[camera, n] = colour
+            frames.append((f"cam-{camera}", pictures[colour][n % 3], frame_headers("image/jpeg", 1.7e9 + n)))
+
+    worker = node.start()
+
+    async def publish() -> None:
+        for start in range(0, len(frames), 45):
+            await node.publish(frames[start : start + 45])
+            await asyncio.sleep(0.15)
+
+    async def disturb() -> None:
+        nonlocal worker
+        for pause_s in (4.5, 3.0):
+            await asyncio.sleep(pause_s)
+            os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
+            worker = node.start()
+
+    await asyncio.gather(publish(), disturb())
+    messages = await node.read("predictions", len(frames), timeout_s=60, quiet_s=3)
+    found = decoded(messages)
+    answered: dict[tuple[int, int], set[str]] = collections.defaultdict(set)
+    ids: dict[tuple[int, int], set[str]] = collections.defaultdict(set)
+    for p in found:
+        at = int(p["source"].removeprefix("cam-")), round(p["ts"] - 1.7e9)
+        answered[at].add(p["label"])
+        ids[at].add(p["id"])
+    assert {at: {colour} for at, colour in wanted.items()} == dict(answered)
+    # a frame that was answered again has the same id
+    assert all(len(one) == 1 for one in ids.values())
+    if delivery == "exactly_once":
+        assert len(found) == len(frames)
+        for camera in range(cameras):
+            mine = [p["ts"] for p in found if p["source"] == f"cam-{camera}"]
+            assert mine == sorted(mine)
