@@ -25,6 +25,10 @@ TEMPLATE: Final = """\
 # debug, info, warning or error
 # log_level = "info"
 
+# Topics of camera frames and the models that look at them. A frame is a JPEG, PNG or WebP file with the
+# camera's id as its key; policy (block, latest or sample) says what happens when they come too fast.
+# frames = [{ name = "gate", topic = "frames.gate", model = "animals", policy = "latest" }]
+
 [kafka]
 # Brokers as host:port. Empty: the local broker, which `polarstream up` starts.
 # bootstrap_servers = []
@@ -76,6 +80,18 @@ TEMPLATE: Final = """\
 # metrics_port = 0
 # Where a new consumer group begins: earliest or latest.
 # start_from = "earliest"
+
+[inference]
+# Models and devices, for streams of camera frames (docs/inference.md).
+# Default: models in the data folder.
+# models_dir = "models"
+# auto: every OpenCL GPU, with the CPU as a last resort. Else cpu, and what `polarstream devices` lists.
+# devices = ["auto"]
+# How a device is chosen: round-robin, least-loaded or adaptive.
+# strategy = "adaptive"
+# decode_threads = 4
+# Files of public keys: with any, models that none of them signed are refused.
+# trusted_keys = []
 
 # One [[streams]] for each topic of readings. A reading is a JSON object such as
 #   {"sensor_id": "boiler-7", "ts": 1737500000.123, "temperature": 21.4, "humidity": 40.2}

@@ -151,7 +151,7 @@ def _frame(
 ) -> Frame:
     source = _source(key)
     if not value:
-        raise BadRecord("empty", "the message has no value: send the picture's bytes")
+        raise BadRecord("empty_value", "the message has no value: send the picture's bytes")
     kind = _content_type(value, headers)
     shape = _shape(value, headers) if kind == RAW else None
     ts = _time(headers.get("ts"), published)
@@ -209,7 +209,8 @@ def _shape(value: bytes, headers: dict[str, bytes]) -> tuple[int, int, int]:
         )
     if math.prod(sides) != len(value):
         raise BadRecord(
-            "bad_shape", f"shape {text} stands for {math.prod(sides)} bytes, and there are {len(value)}"
+            "bad_shape",
+            f"shape {text} stands for {math.prod(sides)} bytes and there are {len(value)}: send one byte a channel",
         )
     return sides[0], sides[1], sides[2]
 

@@ -25,6 +25,8 @@ SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "[kafka]": settings.KafkaConfig,
     "[topics]": settings.TopicsConfig,
     "[worker]": settings.WorkerConfig,
+    "[inference]": settings.InferenceConfig,
+    "[[frames]]": settings.FrameStreamConfig,
     "[[streams]]": settings.StreamConfig,
     "[streams.fields.<name>]": settings.FieldConfig,
     "scale": settings.ScaleConfig,
@@ -52,6 +54,7 @@ PREFIXES: Final = {
     "[kafka]": "POLARSTREAM_KAFKA__",
     "[topics]": "POLARSTREAM_TOPICS__",
     "[worker]": "POLARSTREAM_WORKER__",
+    "[inference]": "POLARSTREAM_INFERENCE__",
 }
 
 

@@ -167,7 +167,7 @@ async def test_pictures_of_all_kinds_become_predictions_and_bad_ones_dead_letter
         "unknown_image_type": 1,
         "no_camera_id": 1,
         "bad_shape": 1,
-        "empty": 1,
+        "empty_value": 1,
     }
     assert {message.value for message in dead} == {value for _, value, _ in bad}
 
