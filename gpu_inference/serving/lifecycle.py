@@ -142,7 +142,7 @@ class Lifecycle:
             )
             self._board.tell(model.opened, None, error)
             return
-        for slot in devices:
+        for slot in [slot for slot in devices if not slot.spec.last_resort] or devices:
             for size, seconds in slot.curves[model.key].measured.items():
                 model.curve.observe(size, seconds)
         model.ready = True
