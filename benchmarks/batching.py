@@ -36,6 +36,7 @@ import numpy as np
 
 import gpu_inference
 from gpu_inference import Session, standard_models
+from gpu_inference.devices import forget_device
 from gpu_inference.serving import Answer, Batch, DevicePool, DeviceSpec, Item, Limits, MicroBatcher
 
 MODELS: dict[str, Callable[[int], bytes]] = {
@@ -100,7 +101,11 @@ class Bench:
                 return lambda key: FailingSession(self.load(label), self.switch)
             return lambda key: self.load(label)
 
-        pool = DevicePool([DeviceSpec(label, opener(label)) for label in labels])
+        def reset(label: str) -> None:
+            if self.options.engine == "opencl":
+                forget_device(self.devices[label])
+
+        pool = DevicePool([DeviceSpec(label, opener(label), reset=partial(reset, label)) for label in labels])
         opened = pool.open("m", sizes=self.sizes, row={"x": self.frames[:1]}).result(600)
         if opened.refused:
             raise SystemExit(f"devices that don't serve the model: {opened.refused}")

@@ -103,7 +103,7 @@ class Watcher:
 
         def work(table: SessionTable) -> set[str]:
             if fresh:
-                table.close_all()
+                table.reset()
             for key, known in models:
                 session = table.open(key)
                 if not known.matches(known.run(session)):

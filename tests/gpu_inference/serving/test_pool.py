@@ -114,7 +114,7 @@ def test_a_hung_device_comes_back_with_fresh_sessions_and_its_late_answer_is_thr
     future.add_done_callback(told.append)
     assert future.result(5).device == "b"
     wait_until(lambda: is_back(pool, "a"))
-    assert a.opened["m"] == 2
+    assert (a.opened["m"], a.resets) == (2, 1)
     a.wake.set()
     wait_until(lambda: status_of(pool, "a").late_answers == 1)
     wait_until(lambda: a.open_now == 1)  # the old thread closed its session and ended
@@ -188,6 +188,7 @@ def test_a_probe_with_the_wrong_answer_keeps_the_device_out(make: Make) -> None:
     status = status_of(pool, "a")
     assert (status.failures, status.probes) == ({"error": 1, "wrong": 2}, 3)
     assert a.opened["m"] == 3  # after the first probe, with fresh sessions
+    assert a.resets == 2
 
 
 def test_a_device_that_leaves_too_many_hung_threads_is_lost(make: Make) -> None:
