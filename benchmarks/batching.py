@@ -235,10 +235,10 @@ class Trial:
 def highest_rate(
     bench: Bench, pool: DevicePool, limits: Limits, limit_ms: float, seconds: float, steps: int
 ) -> float:
-    """By bisection, up to what the measured curve promises at its best size."""
+    """By bisection, up to twice what the measured curve promises at its best size."""
     curve = pool.curve("m")
     costs = [(n, curve.seconds(n)) for n in curve.sizes if n <= limits.max_batch]
-    low, high = 0.0, 1.1 * max(n / cost for n, cost in costs if cost) * len(pool.status())
+    low, high = 0.0, 2 * max(n / cost for n, cost in costs if cost) * len(pool.status())
     for step in range(steps):
         rate_hz = (low + high) / 2
         result = Trial(bench, pool, limits, rate_hz, seconds, 4e-3 * limit_ms, step).run()
