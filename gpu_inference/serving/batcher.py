@@ -73,7 +73,7 @@ class Limits:
             raise EngineError(f"max_delay_ms = {self.max_delay_ms} is negative: set 0 or more")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # arrays have no equality
 class Item(Generic[T]):
     """One frame that waits.
 
@@ -83,7 +83,7 @@ class Item(Generic[T]):
         created_s: when the frame was taken, on the clock of `now_s`.
         payload: whatever the caller needs to run it.
         priority: higher ones go first.
-        policy: of its stream; None for the batcher's.
+        policy: of its stream, the same for all items of a source; None for the batcher's.
     """
 
     source: str
@@ -320,6 +320,7 @@ class MicroBatcher(Generic[T]):
         """When `take` would next give a batch on a free device though nothing new came; None if none waits.
 
         A time that has passed means now. It is never later than the oldest item's arrival + max_delay_ms.
+        While no device is free it says nothing: an answer is what to wait for then.
         """
         if not self._waiting:
             return None
