@@ -36,7 +36,17 @@ import numpy as np
 
 import gpu_inference
 from gpu_inference import Session, standard_models
-from gpu_inference.serving import Answer, Batch, DevicePool, DeviceSpec, Item, Limits, MicroBatcher
+from gpu_inference.devices import forget_device
+from gpu_inference.serving import (
+    Answer,
+    Batch,
+    DevicePool,
+    DeviceSpec,
+    Item,
+    Limits,
+    MicroBatcher,
+    find_sensors,
+)
 
 MODELS: dict[str, Callable[[int], bytes]] = {
     "resnet50": lambda size: standard_models.resnet((3, 4, 6, 3), bottleneck=True, size=size),
@@ -100,7 +110,11 @@ class Bench:
                 return lambda key: FailingSession(self.load(label), self.switch)
             return lambda key: self.load(label)
 
-        pool = DevicePool([DeviceSpec(label, opener(label)) for label in labels])
+        def reset(label: str) -> None:
+            if self.options.engine == "opencl":
+                forget_device(self.devices[label])
+
+        pool = DevicePool([DeviceSpec(label, opener(label), reset=partial(reset, label)) for label in labels])
         opened = pool.open("m", sizes=self.sizes, row={"x": self.frames[:1]}).result(600)
         if opened.refused:
             raise SystemExit(f"devices that don't serve the model: {opened.refused}")
@@ -221,10 +235,10 @@ class Trial:
 def highest_rate(
     bench: Bench, pool: DevicePool, limits: Limits, limit_ms: float, seconds: float, steps: int
 ) -> float:
-    """By bisection, up to what the measured curve promises at its best size."""
+    """By bisection, up to twice what the measured curve promises at its best size."""
     curve = pool.curve("m")
     costs = [(n, curve.seconds(n)) for n in curve.sizes if n <= limits.max_batch]
-    low, high = 0.0, 1.1 * max(n / cost for n, cost in costs if cost) * len(pool.status())
+    low, high = 0.0, 2 * max(n / cost for n, cost in costs if cost) * len(pool.status())
     for step in range(steps):
         rate_hz = (low + high) / 2
         result = Trial(bench, pool, limits, rate_hz, seconds, 4e-3 * limit_ms, step).run()
@@ -308,6 +322,9 @@ def flood(bench: Bench, labels: list[str], seconds: float, fault: str = "") -> R
     answered: Counter[int] = Counter()
     used: Counter[str] = Counter()
     submitted = failed = wrong = moved = read = 0
+    sensors = find_sensors()
+    watts: dict[str, list[float]] = {f"{sensor.name} {sensor.address}": [] for sensor in sensors}
+    sampled_s = 0.0
     started_s = time.perf_counter()
     while (now_s := time.perf_counter() - started_s) < seconds or len(answered) + failed < submitted:
         if fault:
@@ -316,6 +333,11 @@ def flood(bench: Bench, labels: list[str], seconds: float, fault: str = "") -> R
             future = pool.submit("m", {"x": inputs[submitted % kinds]})
             future.add_done_callback(partial(told, submitted))
             submitted += 1
+        if now_s > sampled_s + 0.2:
+            sampled_s = now_s
+            for values, sensor in zip(watts.values(), sensors, strict=True):
+                drawn = sensor.watts()
+                values += [] if drawn is None else [drawn]
         news.wait(0.5)
         news.clear()
         while read < len(done):
@@ -348,6 +370,12 @@ def flood(bench: Bench, labels: list[str], seconds: float, fault: str = "") -> R
         "wrong": wrong,
         "moved": moved,
         "by_device": dict(used),
+        "device_ms_per_frame": {
+            name: 1e3 * status.busy_s / status.batches / size
+            for name, status in statuses.items()
+            if status.batches
+        },
+        "watts": {name: float(np.mean(values)) for name, values in watts.items() if values},
         "failures": {name: status.failures for name, status in statuses.items() if status.failures},
         "states": {name: str(status.state) for name, status in statuses.items()},
     }
@@ -358,16 +386,26 @@ def devices(bench: Bench) -> Result:
     found: Result = {}
     single: dict[str, list[float]] = {label: [] for label in labels}
     together: list[float] = []
+    last: Result = {}
     for _ in range(options.rounds):
         for label in labels:
             single[label].append(flood(bench, [label], options.seconds)["frames_hz"])
-        together.append(flood(bench, labels, options.seconds)["frames_hz"])
+        last = flood(bench, labels, options.seconds)
+        together.append(last["frames_hz"])
     for label, rates in single.items():
         print(f"{label} alone: {', '.join(f'{rate:.0f}' for rate in rates)} frames/s")
     print(f"together: {', '.join(f'{rate:.0f}' for rate in together)} frames/s")
     alone = float(np.median([rate for rates in single.values() for rate in rates]))
     found |= {"alone_hz": single, "together_hz": together, "ratio": float(np.median(together)) / alone}
     print(f"{len(labels)} devices: {found['ratio']:.2f} times the frames/s of one (medians)")
+    busy = ", ".join(f"{name} {ms:.3f}" for name, ms in last["device_ms_per_frame"].items())
+    print(f"device ms a frame, together: {busy}")
+    for name, watts in last["watts"].items():
+        print(f"{name}: {watts:.0f} W while together")
+    if last["watts"]:
+        joules = found["joules_per_frame"] = sum(last["watts"].values()) / last["frames_hz"]
+        print(f"{joules:.4f} J a frame, of all cards with a sensor")
+    found["last"] = last
     for fault in options.faults.split(",") if options.faults and len(labels) > 1 else []:
         result = found[fault] = flood(bench, labels, 3 * options.seconds, fault)
         thirds = " / ".join(f"{rate:.0f}" for rate in result["thirds_hz"])

@@ -154,6 +154,19 @@ def open_device(info: DeviceInfo) -> DeviceHandle:
         return _handles[info.index]
 
 
+def forget_device(wanted: str | int | None = None) -> None:
+    """The next session on a device gets a context of its own: after an error the old one may be dead.
+
+    Sessions that are open keep the old one.
+
+    Raises:
+        DeviceError: see pick_device.
+    """
+    index = pick_device(wanted).index
+    with _lock:
+        _handles.pop(index, None)
+
+
 def _info(index: int, platform: Any, device: Any) -> DeviceInfo:
     problems = []
     if not device.available:

@@ -45,3 +45,15 @@ class RegistryError(EngineError):
 
 class SignatureError(RegistryError):
     """A model isn't signed by a trusted key, where that is asked for: it isn't loaded."""
+
+
+class RecordError(RegistryError):
+    """A record about models can't be used: what held before goes on to hold."""
+
+
+class UnknownModel(RegistryError):
+    """No record says that such a model or alias is live: a bad request."""
+
+
+class ModelNotReady(EngineError):
+    """The model is live but no version of it is loaded yet, or none can be: try again later."""

@@ -6,6 +6,7 @@ from gpu_inference.serving.cost_curve import CostCurve
 from gpu_inference.serving.device import DeviceSpec
 from gpu_inference.serving.energy import EnergyLedger, Usage
 from gpu_inference.serving.health import Failure, HealthLimits, State
+from gpu_inference.serving.order import SourceOrder
 from gpu_inference.serving.pool import DevicePool
 from gpu_inference.serving.power import PowerSensor, find_sensors, pci_address
 from gpu_inference.serving.slot import Answer, DeviceStatus
@@ -30,6 +31,7 @@ __all__ = [
     "PoolLimits",
     "PowerSensor",
     "Reason",
+    "SourceOrder",
     "State",
     "Usage",
     "find_sensors",

@@ -61,7 +61,7 @@ class Limits:
     max_age_ms: float | None = None
     max_queue: int = 256
     policy: Policy = Policy.BLOCK
-    target_load: float = 1.0
+    target_load: float = 0.9
     pad: bool = False
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class Limits:
             raise EngineError(f"max_delay_ms = {self.max_delay_ms} is negative: set 0 or more")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # arrays have no equality
 class Item(Generic[T]):
     """One frame that waits.
 
@@ -83,7 +83,7 @@ class Item(Generic[T]):
         created_s: when the frame was taken, on the clock of `now_s`.
         payload: whatever the caller needs to run it.
         priority: higher ones go first.
-        policy: of its stream; None for the batcher's.
+        policy: of its stream, the same for all items of a source; None for the batcher's.
     """
 
     source: str
@@ -190,10 +190,10 @@ class MicroBatcher(Generic[T]):
     A batch goes when it is large enough, when its oldest item has waited for max_delay_ms, or when its most
     urgent one must go to be in time. Large enough is the smallest batch with which the devices keep up with
     the arrivals (`CostCurve.enough`): with little to do a frame goes at once, under load waiting for more
-    saves the device's time, which is what waiting can save: an idle device that starts at once answers
-    soonest. (Simulated with 2 ms + 0.1 ms a frame at half its capacity: 81% busy instead of 100%, p95 7.9
-    instead of 6.0 ms.) Where the answer matters more, max_delay_ms = 0. How many then go is what the curve
-    and the deadlines say (`CostCurve.choose`), shared among the free devices.
+    saves the device's time. That is all that it can save: an idle device that starts at once answers soonest.
+    Simulated, 2 ms + 0.1 ms a frame, a fifth of what the device can do: 73% busy instead of 98%, p95 6.0
+    instead of 4.6 ms (benchmarks/batching_simulated.py). With max_delay_ms = 0 nothing waits. How many then
+    go is what the curve and the deadlines say (`CostCurve.choose`), shared among the free devices.
 
     The caller's loop: while not `full`, `offer`; `expire`; `take` until it gives None; run each batch, then
     call `answered` or `give_up`; sleep until `due_s` or news. Every item comes out exactly once: in a batch,
@@ -320,6 +320,7 @@ class MicroBatcher(Generic[T]):
         """When `take` would next give a batch on a free device though nothing new came; None if none waits.
 
         A time that has passed means now. It is never later than the oldest item's arrival + max_delay_ms.
+        While no device is free it says nothing: an answer is what to wait for then.
         """
         if not self._waiting:
             return None

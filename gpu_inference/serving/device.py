@@ -24,29 +24,35 @@ class DeviceSpec:
         name: in answers, metrics and messages; unique in its pool.
         open_session: opens a model, by its key, on this device. Called on the device's thread.
         last_resort: gets batches only where no other device can take them: the CPU engine.
+        reset: is called, on the device's thread, after a failure and before sessions are opened anew; for
+            OpenCL `gpu_inference.devices.forget_device`, since a context may be dead for good.
 
     Example:
         >>> import gpu_inference
         >>> models = {"pump-v3": "model.onnx"}
-        >>> card = DeviceSpec("gpu0", lambda key: gpu_inference.load(models[key], device=0))
+        >>> from gpu_inference.devices import forget_device
+        >>> def load(key):
+        ...     return gpu_inference.load(models[key], device=0)
+        >>> card = DeviceSpec("gpu0", load, reset=lambda: forget_device(0))
     """
 
     name: str
     open_session: Callable[[str], Session]
     last_resort: bool = False
+    reset: Callable[[], None] | None = None
 
 
 class SessionTable:
     """The open sessions of one device thread, by model key. Only that thread uses it."""
 
-    def __init__(self, open_session: Callable[[str], Session]) -> None:
-        self._open_session = open_session
+    def __init__(self, spec: DeviceSpec) -> None:
+        self._spec = spec
         self._sessions: dict[str, Session] = {}
 
     def open(self, key: str) -> Session:
         """The model's session, opened where it isn't."""
         if key not in self._sessions:
-            self._sessions[key] = self._open_session(key)
+            self._sessions[key] = self._spec.open_session(key)
         return self._sessions[key]
 
     def __getitem__(self, key: str) -> Session:
@@ -63,6 +69,12 @@ class SessionTable:
                 session.close()
             except Exception as error:
                 _log.warning("closing model %s failed: %s", key, error)
+
+    def reset(self) -> None:
+        """Closes every session, and what the device keeps besides."""
+        self.close_all()
+        if self._spec.reset is not None:
+            self._spec.reset()
 
     def close_all(self) -> None:
         """Closes every session."""
@@ -137,7 +149,7 @@ class DeviceThread:
         return not self._thread.is_alive()
 
     def _loop(self) -> None:
-        table = SessionTable(self._spec.open_session)
+        table = SessionTable(self._spec)
         while (job := self._jobs.get()) is not None and not self._abandoned:
             if job.settled:
                 continue

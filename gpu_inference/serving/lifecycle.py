@@ -68,10 +68,19 @@ class Lifecycle:
         if not model.closing:
             self._gone(model)
 
-    def complete(self, slot: Slot) -> None:
-        """Opens on a device what became ready while it couldn't, and closes what was retired."""
+    def complete(self, slot: Slot, *, again: bool = False) -> None:
+        """Opens on a device what became ready while it was out, and closes what was retired.
+
+        Args:
+            slot: the device.
+            again: also what it had no memory for: there may be more now.
+        """
         if not slot.health.ready:
             return
+        if again:
+            slot.refused = {
+                k: error for k, error in slot.refused.items() if not isinstance(error, DeviceError)
+            }
         for model in self._board.models.values():
             absent = model.key not in slot.opened and model.key not in slot.refused
             if model.ready and absent and slot not in model.opening:
@@ -142,7 +151,7 @@ class Lifecycle:
             )
             self._board.tell(model.opened, None, error)
             return
-        for slot in devices:
+        for slot in [slot for slot in devices if not slot.spec.last_resort] or devices:
             for size, seconds in slot.curves[model.key].measured.items():
                 model.curve.observe(size, seconds)
         model.ready = True
@@ -182,12 +191,8 @@ class Lifecycle:
         self._forget(model)
         if model.retired is not None:
             self._board.tell(model.retired, None)
-        for slot in self._board.slots:  # there is more memory now
-            short = [key for key, error in slot.refused.items() if isinstance(error, DeviceError)]
-            for key in short:
-                del slot.refused[key]
-            if short:
-                self.complete(slot)
+        for slot in self._board.slots:
+            self.complete(slot, again=True)
 
     def _forget(self, model: Model) -> None:
         del self._board.models[model.key]

@@ -117,6 +117,7 @@ class Placement:
             case ModelError() as error:
                 slot.health.refused(self._board.clock())
                 if not slot.health.ready:
+                    self._board.news = True
                     self._board.withdraw(slot)
                 self._again(slot, task, error)
             case Hung() as error:  # the watcher took its device out already

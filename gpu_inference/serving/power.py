@@ -129,7 +129,11 @@ def _khr_address(device: Any) -> str:
 def _nvidia_address(device: Any) -> str:
     # the slot holds device and function, as in PCI's own encoding
     bus, slot = device.pci_bus_id_nv, device.pci_slot_id_nv
-    return f"{getattr(device, 'pci_domain_id_nv', 0):04x}:{bus:02x}:{slot >> 3:02x}.{slot & 7:x}"
+    try:
+        domain = device.pci_domain_id_nv
+    except Exception:  # older drivers don't know it
+        domain = 0
+    return f"{domain:04x}:{bus:02x}:{slot >> 3:02x}.{slot & 7:x}"
 
 
 def _hwmon_sensors(sysfs: Path) -> list[HwmonSensor]:

@@ -103,7 +103,7 @@ class Watcher:
 
         def work(table: SessionTable) -> set[str]:
             if fresh:
-                table.close_all()
+                table.reset()
             for key, known in models:
                 session = table.open(key)
                 if not known.matches(known.run(session)):
@@ -123,7 +123,7 @@ class Watcher:
             slot.opened = set(outcome.value)
             self._board.news = True
             _log.info("device %s gave the known answer: back in service", slot.spec.name)
-            self._lifecycle.complete(slot)
+            self._lifecycle.complete(slot, again=True)
             self._placement.place_parked()
         elif not isinstance(error, Hung | Withdrawn):  # those are out again already
             _log.warning("device %s failed its probe: %s", slot.spec.name, error)

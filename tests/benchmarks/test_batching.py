@@ -7,6 +7,7 @@ import argparse
 import pytest
 
 from benchmarks.batching import Bench, Trial, flood
+from benchmarks.batching_simulated import simulate
 from gpu_inference.serving import Limits
 
 
@@ -42,3 +43,22 @@ def test_a_device_that_fails_in_mid_run_loses_nothing(bench: Bench, fault: str) 
     assert (result["lost"], result["doubled"], result["wrong"]) == (0, 0, 0)
     assert list(result["failures"]) == [list(bench.devices)[1]]
     assert result["moved"] >= 1
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_waiting_for_company_saves_the_devices_time_and_costs_little(devices: int) -> None:
+    cost_s = (0.002, 0.0001)
+    rate_hz = 0.2 * devices * 32 / (0.002 + 32 * 0.0001)
+    at_once, patient = (
+        simulate(rate_hz, cost_s, devices, Limits(32, delay_ms, max_queue=10**9)) for delay_ms in (0.0, 5.0)
+    )
+    assert at_once.busy > 0.94
+    assert patient.busy < 0.8
+    assert patient.mean_batch > 1.15 * at_once.mean_batch
+    assert patient.p95_ms < at_once.p95_ms + 2.5
+
+
+def test_batches_serve_what_single_frames_cannot() -> None:
+    rate_hz = 3 / 0.0021  # three times what batch 1 can do
+    limits = Limits(32, 5.0, max_queue=10**9)
+    assert simulate(rate_hz, (0.002, 0.0001), 1, limits, frames=6000).p95_ms < 10

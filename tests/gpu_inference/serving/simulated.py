@@ -38,14 +38,14 @@ class Device:
         self.opened: Counter[str] = Counter()
         self.closed: Counter[str] = Counter()
         self.threads: set[int] = set()
-        self.runs = 0
+        self.runs = self.resets = 0
         self.wake = threading.Event()  # ends every hang
         self.hangs = threading.Event()  # one has begun
         self._session = session
 
     @property
     def spec(self) -> DeviceSpec:
-        return DeviceSpec(self.name, self.open, self.last_resort)
+        return DeviceSpec(self.name, self.open, self.last_resort, self.reset)
 
     @property
     def open_now(self) -> int:
@@ -56,6 +56,9 @@ class Device:
             raise self.refuse_to_open
         self.opened[key] += 1
         return _Session(self, key, None if self._session is None else self._session(key))
+
+    def reset(self) -> None:
+        self.resets += 1
 
     def hang(self, outputs: dict[str, Any]) -> dict[str, Any]:
         """A fault: no answer until the test says so; then a late one."""

@@ -169,7 +169,7 @@ def test_with_little_to_do_a_frame_goes_at_once() -> None:
 
 
 def test_under_load_frames_wait_for_company_but_never_longer_than_the_delay() -> None:
-    batcher = make(GPU, max_batch=32, max_delay_ms=20)
+    batcher = make(GPU, max_batch=32, max_delay_ms=20, target_load=1.0)
     for n in range(4000):  # 4,000/s: batches of 1 can be served 476 times a second
         now_s = 10 + n / 4000
         offer(batcher, "a", n, now_s)

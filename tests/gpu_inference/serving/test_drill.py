@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import threading
 from collections import Counter
@@ -13,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import gpu_inference
 from gpu_inference import Session
+from gpu_inference.devices import forget_device, open_device, pick_device
 from gpu_inference.serving import (
     Answer,
     CostCurve,
@@ -130,16 +132,19 @@ def test_the_opencl_engine_serves_on_a_thread_of_its_own_and_agrees_with_the_las
         return gpu_inference.load(model(), engine="opencl", fallback=False)
 
     card, cpu = Device("card", on_opencl), Device("cpu", on_onnxruntime, last_resort=True)
-    pool = DevicePool([card.spec, cpu.spec], limits=LIMITS)
+    spec = dataclasses.replace(card.spec, reset=forget_device)
+    context = open_device(pick_device()).context
+    pool = DevicePool([spec, cpu.spec], limits=LIMITS)
     try:
         assert pool.open("m", sizes=(1, 8)).result(60).devices == ("card", "cpu")
         x = np.random.default_rng(3).standard_normal((8, 8)).astype(np.float32)
-        card.script = [None, raise_error]
+        card.script = [None, raise_error, raise_error]  # the second error is the probe's
         for device in ("card", "cpu", "card"):
             wait_until(lambda: all(status.state is State.READY for status in pool.status()))
             answer = pool.submit("m", {"x": x}).result(10)
             assert answer.device == device
             np.testing.assert_allclose(answer.outputs["y"], x @ WEIGHTS, rtol=1e-4, atol=1e-5)
+        assert open_device(pick_device()).context is not context  # the old one may have been dead
         pool.retire("m").result(10)
     finally:
         assert pool.close(10)

@@ -21,7 +21,7 @@ from gpu_inference.serving import Answer, DevicePool, DeviceStatus, HealthLimits
 from tests.gpu_inference.serving.simulated import Device, give_nan, give_wrong, raise_error
 
 PROMPT = HealthLimits(first_probe_s=0.02, max_probe_s=0.1, max_hung=2)
-QUICK = PoolLimits(min_timeout_s=0.15, cold_timeout_s=2.0, probe_timeout_s=0.3, health=PROMPT)
+QUICK = PoolLimits(min_timeout_s=0.3, cold_timeout_s=2.0, probe_timeout_s=0.3, health=PROMPT)
 
 Make = Callable[..., DevicePool]
 
@@ -114,7 +114,7 @@ def test_a_hung_device_comes_back_with_fresh_sessions_and_its_late_answer_is_thr
     future.add_done_callback(told.append)
     assert future.result(5).device == "b"
     wait_until(lambda: is_back(pool, "a"))
-    assert a.opened["m"] == 2
+    assert (a.opened["m"], a.resets) == (2, 1)
     a.wake.set()
     wait_until(lambda: status_of(pool, "a").late_answers == 1)
     wait_until(lambda: a.open_now == 1)  # the old thread closed its session and ended
@@ -188,6 +188,7 @@ def test_a_probe_with_the_wrong_answer_keeps_the_device_out(make: Make) -> None:
     status = status_of(pool, "a")
     assert (status.failures, status.probes) == ({"error": 1, "wrong": 2}, 3)
     assert a.opened["m"] == 3  # after the first probe, with fresh sessions
+    assert a.resets == 2
 
 
 def test_a_device_that_leaves_too_many_hung_threads_is_lost(make: Make) -> None:
@@ -398,9 +399,8 @@ def test_a_hundred_swaps_lose_no_batch_and_leave_no_session_behind(make: Make) -
 def test_a_device_that_was_out_opens_what_became_live_meanwhile(make: Make) -> None:
     a, b = Device("a"), Device("b")
     pool = make(a, b, strategy="round-robin")
-    a.script = [a.hang]
+    a.script, a.refuse_to_open = [a.hang], DeviceError("still resetting")
     pool.submit("m", rows(1)).result(5)
-    a.refuse_to_open = DeviceError("still resetting")
     pool.open("new").result(5)
     pool.retire("m").result(5)
     a.refuse_to_open = None
@@ -459,3 +459,44 @@ def test_a_process_with_a_hung_device_exits() -> None:
 def test_devices_need_names_of_their_own() -> None:
     with pytest.raises(EngineError, match="a name of its own"):
         DevicePool([Device("a").spec, Device("a").spec])
+
+
+def test_a_device_that_refuses_whatever_comes_goes_out(make: Make) -> None:
+    a, b = Device("a"), Device("b")
+    pool = make(a, b, strategy="round-robin")
+
+    def refuse(outputs: dict[str, Any]) -> dict[str, Any]:
+        raise ModelError("no such kernel")
+
+    a.script = [refuse] * 3
+    while a.script:
+        assert right(pool.submit("m", rows(1)).result(5))
+    wait_until(lambda: status_of(pool, "a").probes == 1)
+    assert status_of(pool, "a").failures == {"error": 1}
+    wait_until(lambda: is_back(pool, "a"))
+
+
+def test_a_model_is_opened_again_under_the_key_of_a_retired_one(make: Make) -> None:
+    a = Device("a")
+    pool = make(a)
+    for _ in range(3):
+        pool.retire("m").result(5)
+        pool.open("m", sizes=(4,)).result(5)
+        assert right(pool.submit("m", rows(4)).result(5))
+        assert pool.curve("m").sizes == (4,)
+    assert a.open_now == 1
+
+
+def test_retiring_a_model_that_is_still_opening_ends_both(make: Make) -> None:
+    a = Device("a")
+    pool = make(a)
+    a.script = [a.hang]
+    opened = pool.open("new")
+    assert a.hangs.wait(5)
+    retired = pool.retire("new")
+    a.wake.set()
+    with pytest.raises(ServingError, match="was retired before it was ready"):
+        opened.result(5)
+    retired.result(5)
+    assert pool.status()[0].models == ("m",)
+    assert a.open_now == 1
