@@ -1,6 +1,6 @@
-"""The control topic: read whole when a worker starts, followed while it runs.
+"""Compacted topics of what is set: read whole when a worker starts, followed while it runs.
 
-It has one partition and is compacted, and every worker reads all of it, beside the consumer group: a rule
+Such a topic has one partition and is compacted, and every worker reads all of it, beside the consumer group: a rule
 concerns sensors wherever they are. A record takes effect when it is read. What can't be used goes to the
 dead letters, from each worker that reads it (topic, partition and offset in its headers tell the copies
 apart from others).
@@ -24,7 +24,7 @@ from streams.kafka import client_options
 from streams.records import Rejected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from streams.config import KafkaConfig, TopicsConfig
 
@@ -36,20 +36,28 @@ READ_S = 60.0
 PAUSE_S = 1.0
 
 
-class ControlFollower:
-    """Reads the control topic into a `ControlState`.
+class CompactedFollower:
+    """Hands the records of a compacted topic on, in the order of the log.
 
     Args:
         kafka: how the brokers are reached.
         topics: the names of the topics.
+        topic: the one to follow.
+        apply: takes key and value of a record in; returns its kind, for counters. Raises BadRecord.
     """
 
-    def __init__(self, kafka: KafkaConfig, topics: TopicsConfig) -> None:
+    def __init__(
+        self,
+        kafka: KafkaConfig,
+        topics: TopicsConfig,
+        topic: str,
+        apply: Callable[[bytes | None, bytes | None], str],
+    ) -> None:
         self._kafka, self._topics = kafka, topics
-        self._tp = TopicPartition(topics.control, 0)
+        self._tp = TopicPartition(topic, 0)
+        self._apply = apply
         self._next = 0
         self._letters: list[Rejected] = []
-        self.state = ControlState()
 
     async def read_all(self) -> None:
         """Read what there is.
@@ -73,17 +81,17 @@ class ControlFollower:
                     await consumer.stop()
         except (KafkaError, OSError, TimeoutError) as error:
             raise BrokerUnavailable(
-                f"the control topic '{self._topics.control}' can't be read ({type(error).__name__})"
+                f"the topic '{self._tp.topic}' can't be read ({type(error).__name__})"
             ) from error
         self.take(messages.values())
 
     def take(self, messages: Iterable[Any]) -> None:
-        """Take messages of the control topic in: aiokafka's records, in the order of the log."""
+        """Take messages in: aiokafka's records, in the order of the log."""
         for message in messages:
             try:
-                kind = self.state.apply(message.key, message.value)
+                kind = self._apply(message.key, message.value)
             except BadRecord as error:
-                log.warning("control record refused: %s", error.detail)
+                log.warning("record of topic %s refused: %s", self._tp.topic, error.detail)
                 metrics.CONTROL_REFUSED.inc()
                 self._letters.append(
                     Rejected(
@@ -105,7 +113,7 @@ class ControlFollower:
             try:
                 consumer = await self._open()
             except (KafkaError, OSError) as error:
-                log.debug("control topic: %s", error)
+                log.debug("topic %s: %s", self._tp.topic, error)
                 await asyncio.sleep(PAUSE_S)
                 continue
             try:
@@ -115,7 +123,9 @@ class ControlFollower:
                     self.take(await self._fetch(consumer))
                     self._next = await consumer.position(self._tp)
             except (KafkaError, OSError) as error:
-                log.warning("the control topic can't be followed (%s); trying again", type(error).__name__)
+                log.warning(
+                    "the topic %s can't be followed (%s); trying again", self._tp.topic, type(error).__name__
+                )
                 await asyncio.sleep(PAUSE_S)
             finally:
                 await consumer.stop()
@@ -154,3 +164,16 @@ class ControlFollower:
         finally:
             await producer.stop()
         self._letters.clear()
+
+
+class ControlFollower(CompactedFollower):
+    """Reads the control topic into a `ControlState`.
+
+    Args:
+        kafka: how the brokers are reached.
+        topics: the names of the topics.
+    """
+
+    def __init__(self, kafka: KafkaConfig, topics: TopicsConfig) -> None:
+        self.state = ControlState()
+        super().__init__(kafka, topics, topics.control, self.state.apply)

@@ -9,6 +9,7 @@ and what may be committed never runs ahead of what was answered.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,10 +28,10 @@ from streams.frames import Frame, FrameBatch, rejected_message
 from streams.records import Chunk, Rejected
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
     from agents.model_server import ModelServer
+    from agents.serving import Serving
     from gpu_inference.tasks.geometry import Geometry
+    from gpu_inference.tasks.preprocessing import Preprocessor
     from streams.app import StreamApp
     from streams.checkpoint import Changes, InputPartition
     from streams.config import FrameStreamConfig, TopicsConfig
@@ -79,26 +80,15 @@ class FrameStream:
     Args:
         config: of the stream.
         topics: names of the output topics.
-        server: of its model.
-        threads: decode pictures.
+        serving: the worker's models.
     """
 
-    def __init__(
-        self, config: FrameStreamConfig, topics: TopicsConfig, server: ModelServer, threads: Executor
-    ) -> None:
+    def __init__(self, config: FrameStreamConfig, topics: TopicsConfig, serving: Serving) -> None:
         self._config = config
         self._topics = topics
-        self._server = server
-        self._threads = threads
+        self._serving = serving
         self._decoder = PictureDecoder(config.max_pixels)
         self._policy = Policy(config.policy)
-        version = server.version
-        self._who = {
-            "stream": config.name,
-            "model": version.name,
-            "version": version.version,
-            "sha256": version.model_sha256,
-        }
         self._decode_s = metrics.DECODE_SECONDS.labels(config.name)
 
     async def take(self, share: InferPartition, role: str, chunk: Chunk, batch: FrameBatch) -> None:
@@ -106,29 +96,46 @@ class FrameStream:
         await share.room.acquire()
         loop = asyncio.get_running_loop()
         fresh = [frame for frame in batch.frames if frame.offset > share.applied]
-        decoding = [loop.run_in_executor(self._threads, self._decode, frame) for frame in fresh]
         results: list[asyncio.Future[Result | BadRecord]] = [loop.create_future() for _ in fresh]
         # before the frames are offered, so that a chunk is under way as soon as one of them is
         share.start(asyncio.create_task(self._finish(share, role, chunk, batch, fresh, results, share.last)))
         metrics.FRAMES.labels(self._config.name).inc(len(fresh))
-        for frame, decoded, result in zip(fresh, decoding, results, strict=True):
+        decoding: list[tuple[list[ModelServer], asyncio.Future[list[Fitted]]]] = []
+        for frame in fresh:
+            servers = await self._serving.route(self._config.model, frame.source)
+            sizes = [server.preprocessor for server in servers]
+            decoding.append(
+                (servers, loop.run_in_executor(self._serving.threads, self._decode, frame, sizes))
+            )
+        for frame, (servers, decoded), result in zip(fresh, decoding, results, strict=True):
             try:
-                pixels, geometry = await decoded
+                fitted = await decoded
             except BadRecord as error:
+                for server in servers:
+                    server.release()
                 _settle(result, error)
                 continue
             now = time.monotonic()
-            request = Request(pixels, geometry, now, lambda got, result=result: _settle(result, got))  # type: ignore[misc]
             created_s = now - max(0.0, time.time() - frame.ts)
-            await self._server.offer(frame.source, created_s, request, self._policy, self._config.priority)
+            for server, (pixels, geometry) in zip(servers[1:], fitted[1:], strict=True):
+                # a shadow never holds the stream up, and nobody waits for its answer
+                request = Request(pixels, geometry, now, functools.partial(_released, server, None))
+                await server.offer(frame.source, created_s, request, Policy.LATEST, -100)
+            server, (pixels, geometry) = servers[0], fitted[0]
+            request = Request(pixels, geometry, now, functools.partial(_released, server, result))
+            await server.offer(frame.source, created_s, request, self._policy, self._config.priority)
 
-    def _decode(self, frame: Frame) -> Fitted:
-        """Decode and fit one frame, on a thread."""
+    def _decode(self, frame: Frame, preprocessors: Sequence[Preprocessor]) -> list[Fitted]:
+        """Decode a frame once and fit it to each model's input, on a thread."""
         started = time.perf_counter()
-        preprocessor = self._server.preprocessor
+
+        def enough(source: tuple[int, int]) -> tuple[int, int]:
+            heights, widths = zip(*(one.decode_size(source) for one in preprocessors), strict=True)
+            return max(heights), max(widths)
+
         try:
-            picture = self._decoder.decode(frame, preprocessor.decode_size)
-            return preprocessor.fit(picture.pixels, picture.source)
+            picture = self._decoder.decode(frame, enough)
+            return [one.fit(picture.pixels, picture.source) for one in preprocessors]
         except ModelError as error:
             raise BadRecord("bad_image", str(error)) from error
         finally:
@@ -200,14 +207,15 @@ class FrameStream:
             if isinstance(result, BadRecord) or result.answer is None or "error" in result.answer:
                 continue
             record = {
-                "id": f"{chunk.topic}/{chunk.partition}/{frame.offset}/{self._who['model']}",
+                "id": f"{chunk.topic}/{chunk.partition}/{frame.offset}/{result.who['model']}",
                 "source": frame.source,
                 "ts": frame.ts,
                 **result.answer,
                 "latency_ms": round((now - frame.published) * 1000, 3),
                 "device": result.device,
                 "batch": result.batch,
-                **self._who,
+                "stream": self._config.name,
+                **result.who,
             }
             if result.failovers:
                 record["failovers"] = list(result.failovers)
@@ -238,8 +246,7 @@ def make_infer_agent(
     topic: Any,
     config: FrameStreamConfig,
     topics: TopicsConfig,
-    server: ModelServer,
-    threads: Executor,
+    serving: Serving,
 ) -> Any:
     """Declare the agent that runs a model over a stream of frames.
 
@@ -248,11 +255,10 @@ def make_infer_agent(
         topic: the stream's `streams.topics.FrameTopic`.
         config: the stream.
         topics: names of the output topics.
-        server: of its model.
-        threads: decode pictures.
+        serving: the worker's models.
     """
     role = f"infer-{config.name}"
-    stream = FrameStream(config, topics, server, threads)
+    stream = FrameStream(config, topics, serving)
 
     @app.agent(topic, name=role)  # type: ignore[untyped-decorator]
     async def infer(batches: Any) -> None:
@@ -272,6 +278,12 @@ def make_infer_agent(
                 raise
 
     return infer
+
+
+def _released(server: ModelServer, future: asyncio.Future[Any] | None, result: Result) -> None:
+    server.release()
+    if future is not None:
+        _settle(future, result)
 
 
 def _settle(future: asyncio.Future[Any], value: Any) -> None:

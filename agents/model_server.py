@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 #: Items that wait at the most, as batches of the largest size: the decoded pictures take memory.
 QUEUED_BATCHES = 3
+EMPTY: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Result:
     """What became of an item: an answer, or why there is none.
 
     Attributes:
+        who: model, version and SHA-256 of its file.
         answer: of the model's task; None where there is none.
         dropped: why the item was never run, by its stream's policy.
         error: why no device could run it.
@@ -67,6 +69,7 @@ class Result:
         late: whether the answer comes after the frame's deadline.
     """
 
+    who: Mapping[str, str] = EMPTY
     answer: dict[str, Any] | None = None
     dropped: Reason | None = None
     error: str = ""
@@ -109,6 +112,14 @@ class ModelServer:
             ),
             pool.curve(self.key),
         )
+        #: What predictions say of it.
+        self.who = {
+            "model": version.name,
+            "version": version.version,
+            "sha256": version.model_sha256,
+        }
+        self._held = 0
+        self._idle: Callable[[], None] | None = None
         self._preparing = 0
         self._tickets = 0
         self._news = asyncio.Event()
@@ -120,6 +131,29 @@ class ModelServer:
             stage: metrics.INFER_SECONDS.labels(*name, stage)
             for stage in ("queue", "prepare", "compute", "post")
         }
+
+    def hold(self) -> None:
+        """A frame is on its way to this version, which stays until `release`."""
+        self._held += 1
+
+    def release(self) -> None:
+        """A frame is answered, or will never come."""
+        self._held -= 1
+        self._tell_idle()
+
+    def when_idle(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called once, when nothing holds this version: at once where nothing does."""
+        self._idle = tell
+        self._tell_idle()
+
+    def _tell_idle(self) -> None:
+        if self._held == 0 and self._idle is not None:
+            tell, self._idle = self._idle, None
+            tell()
+
+    def forget(self) -> None:
+        """Take this version's gauges back."""
+        metrics.INFER_QUEUE.remove(self.version.name, self.version.version)
 
     async def offer(
         self, source: str, created_s: float, request: Request, policy: Policy, priority: int
@@ -212,6 +246,7 @@ class ModelServer:
         for item, given in zip(batch.items, answers, strict=True):
             item.payload.done(
                 Result(
+                    who=self.who,
                     answer=given,
                     device=answer.device,
                     batch=len(batch.items),
@@ -236,12 +271,12 @@ class ModelServer:
     def _fail(self, batch: Batch[Request], why: str) -> None:
         self.batcher.give_up(batch)
         for item in batch.items:
-            item.payload.done(Result(error=why))
+            item.payload.done(Result(who=self.who, error=why))
         self._news.set()
 
     def _drop(self, dropped: list[Dropped[Request]]) -> None:
         for one in dropped:
-            one.item.payload.done(Result(dropped=one.reason))
+            one.item.payload.done(Result(who=self.who, dropped=one.reason))
 
 
 def key_of(version: ModelVersion) -> str:

@@ -1,39 +1,47 @@
-"""The models and devices of a worker: a pool, and a server for each version that some stream asks for."""
+"""The models and devices of a worker: a pool, a server for each version at work, and what is live.
+
+`gpu_inference.models.live` decides what is loaded, takes traffic, is drained and given back; here it is done.
+A frame gets its version once, when it is routed, and holds it until it is answered: so a version is drained
+of its frames before its memory is given back, and no frame meets a version that is gone.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
+import time
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import gpu_inference
+from agents.devices import CPU, device_specs
 from agents.model_server import ModelServer, key_of
-from gpu_inference.devices import list_devices, pick_device
-from gpu_inference.errors import DeviceError, EngineError, RegistryError
+from gpu_inference.errors import EngineError, ModelNotReady, RecordError, RegistryError, UnknownModel
 from gpu_inference.models.binding import Binding, bind
 from gpu_inference.models.folder import ModelFolder, ModelVersion
+from gpu_inference.models.live import Action, LiveModels, Target
 from gpu_inference.models.manifest import ImageInput
+from gpu_inference.models.records import AliasRecord, ModelRecord, Share, VersionRecord
 from gpu_inference.models.signature import TrustedKeys, check
-from gpu_inference.serving.device import DeviceSpec
 from gpu_inference.serving.health import State
 from gpu_inference.serving.pool import DevicePool
 from streams import metrics
-from streams.errors import Stop
+from streams.errors import BadRecord, Stop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from gpu_inference.session import Session
     from streams.config import InferenceConfig
 
 log = logging.getLogger("polarstream.serving")
 
-CPU = "cpu"
 #: How long a model may take to be opened and measured on all devices, in seconds: kernels are compiled.
-OPEN_S = 900.0
+OPEN_S: Final = 900.0
+#: How often a stream whose model is not live says so, in seconds.
+SAY_S: Final = 10.0
 
 
 class Serving:
@@ -52,9 +60,12 @@ class Serving:
         except RegistryError as error:
             raise Stop(f"inference.trusted_keys: {error}") from error
         self.threads = ThreadPoolExecutor(config.decode_threads or os.cpu_count() or 1, "pictures")
+        self.live = LiveModels()
         self._versions: dict[str, ModelVersion] = {}
-        self._servers: dict[str, ModelServer] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._servers: dict[Target, ModelServer] = {}
+        self._runs: dict[Target, asyncio.Task[None]] = {}
+        self._deeds: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         specs = device_specs(config.devices, self._open_session)
         # our engine makes a plan for each batch size, so batches keep to those that are measured
@@ -62,43 +73,176 @@ class Serving:
         self.pool = DevicePool(specs, config.strategy, changed=self._devices_changed)
         log.info("devices: %s", ", ".join(spec.name for spec in specs))
 
-    async def serve(self, wanted: str) -> ModelServer:
-        """Open the model that a stream asks for, unless it is open.
+    # -- what is live
+
+    def apply(self, key: bytes | None, value: bytes | None) -> str:
+        """Take a record of the models topic in; returns its kind.
+
+        Raises:
+            BadRecord: it is none that can be used.
+        """
+        try:
+            actions = self.live.apply(key, value)
+        except RecordError as error:
+            raise BadRecord("bad_control", str(error)) from error
+        self._perform(actions)
+        return (key or b"").decode().partition("/")[0]
+
+    async def start(self, wanted: Iterable[str]) -> None:
+        """Wait until the models that streams ask for answer; what no record says is settled by the folder.
 
         Args:
-            wanted: `name` for the newest version, or `name@version`.
+            wanted: `name` of a model or an alias, or `name@version`.
 
         Raises:
             Stop: there is no such model, or no device can run it.
         """
-        try:
-            version = await asyncio.to_thread(self._find, wanted)
-            key = key_of(version)
-            if key not in self._servers:
-                binding = await asyncio.to_thread(self._bind, version)
-                if not isinstance(version.manifest.input, ImageInput):
-                    raise RegistryError(f"model {key} takes no pictures: set input.kind in its model.toml")
-                self._versions[key] = version
-                sizes = _sizes(binding)
-                opened = await asyncio.wait_for(asyncio.wrap_future(self.pool.open(key, sizes)), OPEN_S)
-                for device, why in opened.refused.items():
-                    log.warning("model %s is not served by %s: %s", key, device, why)
-                server = ModelServer(version, binding, self.pool, self.threads, self._pad)
-                await asyncio.to_thread(server.preprocessor.warm)
-                self._servers[key] = server
-                self._tasks.append(asyncio.create_task(server.run(), name=f"serve-{key}"))
-                log.info("model %s is served by %s", key, ", ".join(opened.devices))
-        except (EngineError, TimeoutError) as error:
-            raise Stop(f"model '{wanted}' can't be served: {error or 'it took too long to open'}") from error
-        return self._servers[key]
+        for name in dict.fromkeys(wanted):
+            try:
+                await asyncio.to_thread(self._settle_by_folder, name)
+            except EngineError as error:
+                raise Stop(f"model '{name}': {error}") from error
+        self._perform(self.live.refresh())
+        for name in wanted:
+            route_name = _route_name(name)
+            while True:
+                self._changed.clear()
+                try:
+                    self.live.route(route_name, "")
+                    break
+                except ModelNotReady as error:
+                    if not any(phase in ("loading", "warming") for phase in self.live.phases.values()):
+                        raise Stop(f"model '{name}' can't be served: {error}") from error
+                await self._changed.wait()
 
-    async def close(self) -> None:
-        """End the servers, then the devices."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.to_thread(self.pool.close, 5.0)
-        self.threads.shutdown(wait=False, cancel_futures=True)
+    async def route(self, name: str, source: str) -> list[ModelServer]:
+        """Who looks at a frame: the version that answers, then those that only see it. Each is held.
+
+        A stream whose model isn't live waits: nothing of it is lost.
+
+        Args:
+            name: as the stream has it.
+            source: the camera.
+        """
+        said = 0.0
+        while True:
+            self._changed.clear()
+            try:
+                route = self.live.route(_route_name(name), source)
+            except (UnknownModel, ModelNotReady) as error:
+                if time.monotonic() - said > SAY_S:
+                    log.warning("frames wait: %s", error)
+                    said = time.monotonic()
+                await self._changed.wait()
+                continue
+            servers = [self._servers[route.model, route.version]]
+            servers += [self._servers[target] for target in route.shadows]
+            for server in servers:
+                server.hold()
+            return servers
+
+    def _settle_by_folder(self, wanted: str) -> None:
+        """Say what is live where no record does: the version that is asked for, else the newest one."""
+        name, _, version = wanted.partition("@")
+        if not version and (name in self.live.models or name in self.live.aliases):
+            return
+        there = self.folder.scan()
+        if name not in there.versions:
+            faults = "".join(f"; {fault}" for fault in there.faults)
+            raise RegistryError(
+                f"there is none in {self.folder.root}{faults}: add one with 'polarstream models add'"
+            )
+        found = self.folder.load(name, version or there.versions[name][-1])
+        self.live.versions.setdefault((name, found.version), VersionRecord(sha256=found.model_sha256))
+        if version:
+            share = Share(model=name, version=version)
+            self.live.aliases[_route_name(wanted)] = AliasRecord(traffic=(share,))
+        else:
+            self.live.models[name] = ModelRecord(live=found.version)
+
+    def _perform(self, actions: list[Action]) -> None:
+        for action in actions:
+            target = (action.model, action.version)
+            name = f"{action.model}@{action.version}"
+            match action.kind:
+                case "load":
+                    self._do(self._load(target))
+                case "warm":
+                    self._do(self._warm(target))
+                case "switch":
+                    log.info("model %s answers now", name)
+                case "drain":
+                    self._servers[target].when_idle(functools.partial(self._drained, target))
+                case "unload":
+                    self._do(self._unload(target))
+        self._changed.set()
+
+    def _drained(self, target: Target) -> None:
+        self._perform(self.live.drained(*target))
+
+    def _do(self, deed: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(deed)
+        self._deeds.add(task)
+        task.add_done_callback(self._deeds.discard)
+
+    async def _load(self, target: Target) -> None:
+        """Open a version on every device, which warms it up and measures it."""
+        try:
+            version = await asyncio.to_thread(self._read, target)
+            binding = await asyncio.to_thread(self._bind, version)
+            key = key_of(version)
+            self._versions[key] = version
+            opened = await asyncio.wait_for(asyncio.wrap_future(self.pool.open(key, _sizes(binding))), OPEN_S)
+            for device, why in opened.refused.items():
+                log.warning("model %s is not served by %s: %s", key, device, why)
+            log.info("model %s is open on %s", key, ", ".join(opened.devices))
+            self._servers[target] = ModelServer(version, binding, self.pool, self.threads, self._pad)
+        except (EngineError, TimeoutError) as error:
+            why = str(error) or f"it was not opened within {OPEN_S:.0f} s"
+            log.error("model %s@%s can't be served: %s", *target, why)
+            self._perform(self.live.failed(*target, why))
+            return
+        self._perform(self.live.loaded(*target))
+
+    async def _warm(self, target: Target) -> None:
+        server = self._servers[target]
+        await asyncio.to_thread(server.preprocessor.warm)
+        self._runs[target] = asyncio.create_task(server.run(), name=f"serve-{server.key}")
+        self._perform(self.live.warmed(*target))
+
+    async def _unload(self, target: Target) -> None:
+        server, run = self._servers.pop(target), self._runs.pop(target, None)
+        if run is not None:
+            run.cancel()
+            await asyncio.gather(run, return_exceptions=True)
+        await asyncio.wrap_future(self.pool.retire(server.key))
+        server.forget()
+        self._versions.pop(server.key, None)
+        log.info("model %s is unloaded", server.key)
+        self._perform(self.live.unloaded(*target))
+
+    def _read(self, target: Target) -> ModelVersion:
+        found = self.folder.load(*target)
+        record = self.live.versions.get(target)
+        if record is not None and record.sha256 != found.model_sha256:
+            raise RegistryError(
+                f"{found.model_path} has SHA-256 {found.model_sha256}, and {record.sha256} was added: "
+                "copy the right file, or add it under a new number"
+            )
+        signed_by = check(found, self._trusted, required=bool(self._config.trusted_keys))
+        log.info("model %s@%s: %s", *target, f"signed by {signed_by}" if signed_by else "not signed")
+        if not isinstance(found.manifest.input, ImageInput):
+            raise RegistryError("it takes no pictures: set input.kind in its model.toml")
+        return found
+
+    def _bind(self, version: ModelVersion) -> Binding:
+        session = gpu_inference.load(self.folder.read_model(version), engine="onnxruntime")
+        try:
+            return bind(version.manifest, session.inputs, session.outputs)
+        finally:
+            session.close()
+
+    # -- devices
 
     def check(self) -> None:
         """Export the state of the devices.
@@ -106,7 +250,7 @@ class Serving:
         Raises:
             Exception: what a server has ended of.
         """
-        for task in self._tasks:
+        for task in self._runs.values():
             if task.done() and not task.cancelled():
                 task.result()
         for status in self.pool.status():
@@ -116,27 +260,14 @@ class Serving:
             metrics.DEVICE_FAILOVERS.labels(status.name).set(status.moved)
             metrics.DEVICE_IN_SERVICE.labels(status.name).set(status.state is State.READY)
 
-    def _find(self, wanted: str) -> ModelVersion:
-        name, _, version = wanted.partition("@")
-        if not version:
-            there = self.folder.scan()
-            if name not in there.versions:
-                faults = "".join(f"; {fault}" for fault in there.faults)
-                raise RegistryError(
-                    f"no model '{name}' in {self.folder.root}{faults}: add one with 'polarstream models add'"
-                )
-            version = there.versions[name][-1]
-        found = self.folder.load(name, version)
-        signed_by = check(found, self._trusted, required=bool(self._config.trusted_keys))
-        log.info("model %s@%s: %s", name, version, f"signed by {signed_by}" if signed_by else "not signed")
-        return found
-
-    def _bind(self, version: ModelVersion) -> Binding:
-        session = gpu_inference.load(self.folder.read_model(version), engine="onnxruntime")
-        try:
-            return bind(version.manifest, session.inputs, session.outputs)
-        finally:
-            session.close()
+    async def close(self) -> None:
+        """End the servers, then the devices."""
+        tasks = [*self._runs.values(), *self._deeds]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(self.pool.close, 5.0)
+        self.threads.shutdown(wait=False, cancel_futures=True)
 
     def _open_session(self, device: int | None) -> Callable[[str], Session]:
         def open_session(key: str) -> Session:
@@ -158,46 +289,15 @@ class Serving:
             log.debug("a device changed after the end")
 
 
+def _route_name(wanted: str) -> str:
+    """What a stream's model is called among the routes: a pinned version has an alias of its own."""
+    name, _, version = wanted.partition("@")
+    return f"pin.{name}.{version}" if version else name
+
+
 def _sizes(binding: Binding) -> tuple[int, ...]:
     """The batch sizes to be measured: powers of two up to the largest."""
     if binding.fixed_batch is not None:
         return (binding.fixed_batch,)
     powers = [1 << n for n in range(binding.max_batch.bit_length()) if 1 << n < binding.max_batch]
     return (*powers, binding.max_batch)
-
-
-def device_specs(
-    wanted: Sequence[str], open_session: Callable[[int | None], Callable[[str], Session]]
-) -> list[DeviceSpec]:
-    """Make the devices of a pool.
-
-    Args:
-        wanted: `inference.devices` of the configuration.
-        open_session: makes what opens a session on an OpenCL device of an index, or (None) on the CPU.
-
-    Raises:
-        Stop: there is no such device.
-    """
-    cpu = DeviceSpec(CPU, open_session(None))
-    if list(wanted) == ["auto"]:
-        try:
-            found = [info for info in list_devices() if info.traits.kind != "cpu"]
-        except DeviceError:
-            found = []
-        cards = [DeviceSpec(_name(info.index, info.name), open_session(info.index)) for info in found]
-        return [*cards, DeviceSpec(CPU, open_session(None), last_resort=True)] if cards else [cpu]
-    specs: list[DeviceSpec] = []
-    for word in wanted:
-        if word == CPU:
-            specs.append(cpu)
-            continue
-        try:
-            info = pick_device(int(word) if word.isdecimal() else word)
-        except DeviceError as error:
-            raise Stop(f"inference.devices: {error}") from error
-        specs.append(DeviceSpec(_name(info.index, info.name), open_session(info.index)))
-    return specs
-
-
-def _name(index: int, name: str) -> str:
-    return f"{index}:{name}"

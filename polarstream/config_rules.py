@@ -54,7 +54,7 @@ def check_config(config: Config, bad_paths: frozenset[str], note: Note) -> None:
         _check_tls(config.kafka, note)
     _check_worker(config.worker, note)
     taken: dict[str, str] = {}
-    for setting in ("predictions", "alerts", "analytics", "dead_letter", "control"):
+    for setting in ("predictions", "alerts", "analytics", "dead_letter", "control", "models"):
         _check_topic(getattr(config.topics, setting), f"topics.{setting}", taken, note)
     names: dict[str, str] = {}
     for i, stream in enumerate(config.streams):

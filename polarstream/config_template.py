@@ -54,6 +54,8 @@ TEMPLATE: Final = """\
 # dead_letter = "dead-letter"
 # Compacted: what `polarstream thresholds`, `alerts` and `maintenance` set while workers run.
 # control = "control"
+# Compacted: which models are live.
+# models = "models"
 # retention_hours = 168
 # Bytes kept per partition.
 # retention_bytes = 1073741824

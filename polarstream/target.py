@@ -42,6 +42,7 @@ def resolve_topic(config: Config, name: str) -> str:
         "alerts": config.topics.alerts,
         "analytics": config.topics.analytics,
         "control": config.topics.control,
+        "models": config.topics.models,
         "dead-letter": config.topics.dead_letter,
         "dead_letter": config.topics.dead_letter,
     }

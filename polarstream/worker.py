@@ -12,12 +12,12 @@ import signal
 import socket
 import sys
 import time
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from aiokafka.errors import KafkaError
 
 from agents.analyse import make_analyse_agent
-from agents.control import ControlFollower
+from agents.control import CompactedFollower, ControlFollower
 from agents.detect import export_gauges, make_detect_agent
 from polarstream.target import resolve_kafka
 from streams import metrics
@@ -111,14 +111,24 @@ def _lock(handle: IO[str]) -> bool:
     return True
 
 
+class Built(NamedTuple):
+    """What a worker runs.
+
+    Attributes:
+        app: the application.
+        followers: of compacted topics, whose records so far are read.
+        serving: the models, where there are streams of frames.
+    """
+
+    app: StreamApp
+    followers: list[CompactedFollower]
+    serving: Serving | None
+
+
 async def build_app(
     config: Config, kafka: KafkaConfig, instance_id: str
-) -> tuple[StreamApp, ControlFollower, Serving | None]:
+) -> Built:
     """Make the application with the agents of all configured streams; topics are made as needed.
-
-    Returns:
-        The application, what follows the control topic (its records so far are read), and what serves models
-        where there are streams of frames.
 
     Raises:
         Stop: a model can't be served.
@@ -130,13 +140,6 @@ async def build_app(
             log.info("topics made or grown: %s", dict(layout.missing))
         return layout.inputs
 
-    # before the group is joined: kernels may have to be built
-    serving, servers = None, {}
-    if config.frames:
-        from agents.serving import Serving
-
-        serving = Serving(config.inference, config.models_dir)
-        servers = {stream.name: await serving.serve(stream.model) for stream in config.frames}
     inputs = await follow_inputs()
     app = StreamApp(
         config.app_id, kafka, config.worker, instance_id, str(config.data_dir / "faust"), follow_inputs
@@ -144,6 +147,15 @@ async def build_app(
     app.input_partitions = inputs
     control = ControlFollower(kafka, config.topics)
     await control.read_all()
+    serving, models = None, None
+    if config.frames:
+        # before the group is joined: kernels may have to be built
+        from agents.serving import Serving
+
+        serving = Serving(config.inference, config.models_dir)
+        models = CompactedFollower(kafka, config.topics, config.topics.models, serving.apply)
+        await models.read_all()
+        await serving.start([stream.model for stream in config.frames])
     for stream in config.streams:
         table = app.changelog_table(state_table(stream), inputs[stream.topic])
         topic = app.reading_topic(stream, table)
@@ -160,10 +172,9 @@ async def build_app(
                 app.frame_topic(frames, table),
                 frames,
                 config.topics,
-                servers[frames.name],
-                serving.threads,
+                serving,
             )
-    return app, control, serving
+    return Built(app, [follower for follower in (control, models) if follower is not None], serving)
 
 
 def _settle_memory() -> None:
@@ -182,7 +193,7 @@ async def _serve(config: Config, kafka: KafkaConfig, instance_id: str, stopping:
     Raises:
         Exception: what the application failed of.
     """
-    app, control, serving = await build_app(config, kafka, instance_id)
+    app, followers, serving = await build_app(config, kafka, instance_id)
     _settle_memory()
     # Faust looks for agents in the modules that it knows; ours are declared
     app.conf.autodiscover = False
@@ -191,17 +202,17 @@ async def _serve(config: Config, kafka: KafkaConfig, instance_id: str, stopping:
     stop = asyncio.create_task(stopping.wait())
     watch = asyncio.create_task(_watch(app, config, serving))
     crash = asyncio.create_task(app._crashed.wait())
-    follow = asyncio.create_task(control.follow())
+    follow = [asyncio.create_task(follower.follow()) for follower in followers]
     between = asyncio.create_task(_between_chunks(app))
     failure: BaseException | None = None
     try:
-        await asyncio.wait({stop, watch, crash, follow, between}, return_when=asyncio.FIRST_COMPLETED)
-        failed = [task.exception() for task in (watch, follow, between) if task.done()]
+        await asyncio.wait({stop, watch, crash, *follow, between}, return_when=asyncio.FIRST_COMPLETED)
+        failed = [task.exception() for task in (watch, *follow, between) if task.done()]
         failure = app.crash_reason or next(iter(failed), None)
     finally:
-        for task in (stop, watch, crash, follow, between):
+        for task in (stop, watch, crash, *follow, between):
             task.cancel()
-        await asyncio.gather(follow, between, return_exceptions=True)
+        await asyncio.gather(*follow, between, return_exceptions=True)
     if failure is not None:
         raise failure
     await app.stop()

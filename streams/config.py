@@ -51,6 +51,8 @@ class TopicsConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fro
     dead_letter: str = "dead-letter"
     #: Compacted: rules, silences and labels that are set while workers run.
     control: str = "control"
+    #: Compacted: which models are live.
+    models: str = "models"
     retention_hours: PositiveInt = 168
     #: Bytes kept per partition.
     retention_bytes: Annotated[int, Meta(ge=1_048_576)] = 1_073_741_824

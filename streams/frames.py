@@ -210,7 +210,7 @@ def _shape(value: bytes, headers: dict[str, bytes]) -> tuple[int, int, int]:
     if math.prod(sides) != len(value):
         raise BadRecord(
             "bad_shape",
-            f"shape {text} stands for {math.prod(sides)} bytes and there are {len(value)}: send one byte a channel",
+            f"shape {text} stands for {math.prod(sides)} bytes but not {len(value)}: send one a channel",
         )
     return sides[0], sides[1], sides[2]
 

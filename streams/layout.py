@@ -20,7 +20,7 @@ from streams.kafka import TopicSpec, client_options, ensure_topics
 
 AnyStream: TypeAlias = StreamConfig | FrameStreamConfig
 
-#: Of the control topic: it is read whole at each start of a worker.
+#: Of the topics of control and models: they are read whole at each start of a worker.
 CONTROL_CONFIG = {"cleanup.policy": "compact", "segment.ms": str(3_600_000)}
 #: How long new partitions may take to show, in seconds.
 GROW_S = 15
@@ -86,7 +86,14 @@ async def lay_out(
     }
     replication = topics.replication_factor
     inputs = {stream.topic: TopicSpec(stream.partitions, replication, storage) for stream in streams}
-    await ensure_topics(kafka, {**inputs, topics.control: TopicSpec(1, replication, CONTROL_CONFIG)})
+    await ensure_topics(
+        kafka,
+        {
+            **inputs,
+            topics.control: TopicSpec(1, replication, CONTROL_CONFIG),
+            topics.models: TopicSpec(1, replication, CONTROL_CONFIG),
+        },
+    )
     present = await partition_counts(kafka)
     layout = plan(app_id, streams, topics, present)
     changelogs = {changelog_topic(app_id, stream) for stream in streams}

@@ -106,6 +106,10 @@ class LiveModels:
                 del self.phases[target]
         return self._settle()
 
+    def refresh(self) -> list[Action]:
+        """What is to be done after records were put into `versions`, `models` or `aliases` by hand."""
+        return self._settle()
+
     # -- reports
 
     def loaded(self, model: str, version: str) -> list[Action]:
