@@ -141,7 +141,8 @@ class Placement:
         slot.curves.setdefault(task.key, CostCurve()).observe(task.size, outcome.seconds)
         if model is not None:
             model.curve.observe(task.size, outcome.seconds)
-        answer = Answer(outputs, slot.spec.name, outcome.seconds, tuple(task.failed_on))
+        waited_s = max(0.0, self._board.clock() - outcome.seconds - task.submitted_s)
+        answer = Answer(outputs, slot.spec.name, outcome.seconds, waited_s, tuple(task.failed_on))
         self.settle(task, answer, None)
 
     def _again(self, slot: Slot, task: Task, error: Exception) -> None:

@@ -152,8 +152,9 @@ class DevicePool:
                 raise BusyError(
                     f"{len(board.tasks)} batches wait, the limit: submit when `free` says that one could run"
                 )
-            deadline = board.clock() + self.limits.give_up_s if deadline_s is None else deadline_s
-            task = Task(key, inputs, size, deadline, promise())
+            now_s = board.clock()
+            give_up_s = now_s + self.limits.give_up_s if deadline_s is None else deadline_s
+            task = Task(key, inputs, size, now_s, give_up_s, promise())
             board.tasks.add(task)
             model.tasks += 1
             self._placement.place(task)

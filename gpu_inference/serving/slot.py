@@ -22,12 +22,14 @@ class Answer:
         outputs: of the model; the caller's own.
         device: that gave it.
         seconds: that it was busy with it.
+        waited_s: from `submit` until it began, failed attempts included.
         failovers: devices that failed the batch before, in order.
     """
 
     outputs: dict[str, Array]
     device: str
     seconds: float
+    waited_s: float
     failovers: tuple[str, ...] = ()
 
 
@@ -72,6 +74,7 @@ class Task:
         key: of its model.
         inputs: of the batch.
         size: its rows.
+        submitted_s: when it came.
         deadline_s: when its future has an answer or an error.
         future: of the answer.
         failed_on: devices that failed it, in order.
@@ -83,6 +86,7 @@ class Task:
     key: str
     inputs: Mapping[str, Array]
     size: int
+    submitted_s: float
     deadline_s: float
     future: Future[Answer]
     failed_on: list[str] = field(default_factory=list)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpu_inference.serving import CostCurve
@@ -25,6 +25,7 @@ def isotonic(values: list[float]) -> list[float]:
     ]
 
 
+@settings(deadline=None)
 @given(CURVES)
 def test_it_is_the_isotonic_fit_at_measured_sizes_and_linear_between(measured: dict[int, float]) -> None:
     curve = CostCurve(measured)
@@ -35,6 +36,7 @@ def test_it_is_the_isotonic_fit_at_measured_sizes_and_linear_between(measured: d
         assert curve.seconds(n) == pytest.approx(float(np.interp(n, sizes, fitted)))
 
 
+@settings(deadline=None)
 @given(CURVES, st.integers(1, 100))
 def test_it_never_falls_with_the_size(measured: dict[int, float], n: int) -> None:
     curve = CostCurve(measured)
@@ -62,6 +64,7 @@ def test_it_follows_what_is_observed() -> None:
     assert stalled < 0.040
 
 
+@settings(deadline=None)
 @given(CURVES, st.integers(1, 64), st.lists(st.floats(-0.1, 2.0), min_size=64, max_size=64), st.booleans())
 def test_no_batch_has_a_better_goodput_than_the_chosen(
     measured: dict[int, float], waiting: int, spare: list[float], pad: bool
@@ -87,6 +90,7 @@ def test_no_batch_has_a_better_goodput_than_the_chosen(
     assert goodput(*chosen)[which] >= TOLERANCE * max(rate[which] for rate in rates) * (1 - 1e-9)
 
 
+@settings(deadline=None)
 @given(CURVES, st.floats(0, 1e4), st.integers(1, 4), st.integers(1, 64), st.booleans())
 def test_enough_is_the_first_size_that_keeps_up(
     measured: dict[int, float], rate_hz: float, devices: int, max_batch: int, pad: bool

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpu_inference.serving import Item, SourceOrder
 
 
+@settings(deadline=None)
 @given(st.data(), st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=5), max_size=8))
 def test_each_source_is_answered_in_order_and_nothing_is_kept(
     data: st.DataObject, batches: list[list[str]]

@@ -408,6 +408,14 @@ def test_a_device_that_was_out_opens_what_became_live_meanwhile(make: Make) -> N
     assert {pool.submit("new", rows(1)).result(5).device for _ in range(4)} == {"a", "b"}
 
 
+def test_an_answer_tells_how_long_it_waited_and_ran(make: Make) -> None:
+    a = Device("a", cost_s=(0.03, 0.0))
+    pool = make(a)
+    first, second = (pool.submit("m", rows(1)) for _ in range(2))
+    assert first.result(5).seconds >= 0.03
+    assert second.result(5).waited_s >= first.result().waited_s + 0.03
+
+
 def test_closing_waits_for_what_is_in_flight(make: Make) -> None:
     a = Device("a", cost_s=(0.02, 0.0))
     pool = make(a)
