@@ -1,7 +1,7 @@
 """Compacted topics of what is set: read whole when a worker starts, followed while it runs.
 
-Such a topic has one partition and is compacted, and every worker reads all of it, beside the consumer group: a rule
-concerns sensors wherever they are. A record takes effect when it is read. What can't be used goes to the
+Such a topic has one partition, and every worker reads all of it, beside the consumer group: a rule concerns
+sensors wherever they are. A record takes effect when it is read. What can't be used goes to the
 dead letters, from each worker that reads it (topic, partition and offset in its headers tell the copies
 apart from others).
 """

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 #: Items that wait at the most, as batches of the largest size: the decoded pictures take memory.
 QUEUED_BATCHES = 3
-EMPTY: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ class Result:
         late: whether the answer comes after the frame's deadline.
     """
 
-    who: Mapping[str, str] = EMPTY
+    who: Mapping[str, str]
     answer: dict[str, Any] | None = None
     dropped: Reason | None = None
     error: str = ""

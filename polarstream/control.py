@@ -61,9 +61,6 @@ async def write_control(
         UsageError: the record is none that a worker could use, with every fault.
         BrokerUnavailable: no broker stored it.
     """
-    from aiokafka import AIOKafkaProducer
-    from aiokafka.errors import KafkaError
-
     try:
         key = control_key(kind, identity)
         if record is not None:
@@ -71,20 +68,37 @@ async def write_control(
             _check_streams(config, key, record)
     except BadRecord as error:
         raise UsageError(error.detail) from error
-    spec = TopicSpec(1, config.topics.replication_factor, CONTROL_CONFIG)
-    await ensure_topics(kafka, {config.topics.control: spec})
-    producer = AIOKafkaProducer(**client_options(kafka), acks="all")
     value = None if record is None else msgspec.json.encode(record)
+    await store(config, kafka, config.topics.control, [(key.encode(), value)])
+    return key
+
+
+async def store(
+    config: Config, kafka: KafkaConfig, topic: str, messages: Iterable[tuple[bytes, bytes | None]]
+) -> None:
+    """Write messages to a compacted topic, in order; returns once the broker has stored them.
+
+    Raises:
+        BrokerUnavailable: no broker stored them.
+    """
+    from aiokafka import AIOKafkaProducer
+    from aiokafka.errors import KafkaError
+
+    spec = TopicSpec(1, config.topics.replication_factor, CONTROL_CONFIG)
+    await ensure_topics(kafka, {topic: spec})
+    producer = AIOKafkaProducer(**client_options(kafka), acks="all")
+    key = b""
     try:
         await producer.start()
-        await producer.send_and_wait(config.topics.control, value, key=key.encode())
+        for key, value in messages:
+            await producer.send_and_wait(topic, value, key=key)
     except (KafkaError, OSError) as error:
         raise BrokerUnavailable(
-            f"{key} was not stored ({type(error).__name__}): is the broker running? polarstream doctor looks"
+            f"{key.decode()} was not stored ({type(error).__name__}): is the broker running? "
+            "polarstream doctor looks"
         ) from error
     finally:
         await producer.stop()
-    return key
 
 
 def _check_streams(config: Config, key: str, record: ControlRecord) -> None:

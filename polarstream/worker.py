@@ -125,9 +125,7 @@ class Built(NamedTuple):
     serving: Serving | None
 
 
-async def build_app(
-    config: Config, kafka: KafkaConfig, instance_id: str
-) -> Built:
+async def build_app(config: Config, kafka: KafkaConfig, instance_id: str) -> Built:
     """Make the application with the agents of all configured streams; topics are made as needed.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (20, 40, 230)}
 MANIFEST = """
 input.size = [32, 32]
 output.task = "classification"
-output.labels = ["red", "green", "blue"]
+output.labels = {labels}
 limits.max_batch = 8
 limits.max_delay_ms = 4
 """
@@ -41,12 +42,14 @@ def colour_model() -> bytes:
     return bytes(model.SerializeToString())
 
 
-def add_colour_model(folder: Path, version: str = "1", name: str = "colours") -> ModelVersion:
+def add_colour_model(
+    folder: Path, version: str = "1", name: str = "colours", labels: Sequence[str] = tuple(COLOURS)
+) -> ModelVersion:
     """Put it into a folder of models."""
     source = folder.parent / f"{name}-{version}.onnx"
     folder.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(onnx.load_from_string(colour_model()), source)
-    return ModelFolder(folder).add(name, version, source, MANIFEST)
+    return ModelFolder(folder).add(name, version, source, MANIFEST.format(labels=list(labels)))
 
 
 def picture(colour: str, size: tuple[int, int] = (80, 60), kind: str = "JPEG", noise: int = 0) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -10,13 +11,14 @@ import typer
 from polarstream.cli.gpu import engine_errors
 from polarstream.cli.options import ConfigOption, JsonOption, examples, load_config
 from polarstream.cli.output import print_json, print_table, size
-from streams.errors import UsageError
+from polarstream.target import resolve_kafka
 
 app = typer.Typer(
     help="The folder of models that workers serve.", no_args_is_help=True, rich_markup_mode=None
 )
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME@VERSION")]
+ModelNameArgument = Annotated[str, typer.Argument(metavar="NAME")]
 
 
 @app.command("list", epilog=examples("polarstream models list", "polarstream models list --json"))
@@ -94,6 +96,7 @@ def add(
     from gpu_inference.models import signature
     from gpu_inference.models.binding import bind
     from gpu_inference.models.folder import ModelFolder
+    from polarstream.models import split
 
     model_name, version_name = split(name)
     folder = ModelFolder(load_config(config).models_dir)
@@ -119,6 +122,7 @@ def verify(name: NameArgument, config: ConfigOption = None, json: JsonOption = F
     """Check a version's signature against `inference.trusted_keys`."""
     from gpu_inference.models import signature
     from gpu_inference.models.folder import ModelFolder
+    from polarstream.models import split
 
     loaded = load_config(config)
     with engine_errors():
@@ -146,13 +150,126 @@ def keys(path: Annotated[Path, typer.Argument(metavar="PATH")], json: JsonOption
     return 0
 
 
-def split(name: str) -> tuple[str, str]:
-    """Take `name@version` apart.
+@app.command(
+    epilog=examples("polarstream models promote gate@2", "polarstream models promote gate@2 --keep-previous")
+)
+def promote(
+    name: NameArgument,
+    keep_previous: Annotated[
+        bool, typer.Option("--keep-previous", help="Keep the one before loaded: a roll back takes no time.")
+    ] = False,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Make a version live on all workers; the one before serves until it is ready."""
+    from polarstream import models
 
-    Raises:
-        UsageError: it is something else.
-    """
-    model, _, version = name.partition("@")
-    if not model or not version:
-        raise UsageError(f"'{name}' names no version: write name@version")
-    return model, version
+    loaded = load_config(config)
+    with engine_errors():
+        asyncio.run(models.promote(loaded, resolve_kafka(loaded), name, keep_previous))
+    return _told(json, {"live": name}, f"{name} goes live")
+
+
+@app.command(epilog=examples("polarstream models rollback gate"))
+def rollback(name: ModelNameArgument, config: ConfigOption = None, json: JsonOption = False) -> int:
+    """Make the version before live again; where a canary runs, only end that."""
+    from polarstream import models
+
+    loaded = load_config(config)
+    with engine_errors():
+        version = asyncio.run(models.roll_back(loaded, resolve_kafka(loaded), name))
+    return _told(json, {"live": f"{name}@{version}"}, f"{name}@{version} goes live")
+
+
+@app.command(epilog=examples("polarstream models canary gate@3 --part 0.1"))
+def canary(
+    name: NameArgument,
+    part: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Part of the sources, the same ones all along.")
+    ],
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Let a version answer for a part of the sources; `rollback` ends it, `promote` makes it live."""
+    from polarstream import models
+
+    loaded = load_config(config)
+    with engine_errors():
+        asyncio.run(models.try_out(loaded, resolve_kafka(loaded), name, part))
+    return _told(json, {"canary": name, "part": part}, f"{name} answers for {part:.1%} of the sources")
+
+
+@app.command(epilog=examples("polarstream models shadow gate@3"))
+def shadow(name: NameArgument, config: ConfigOption = None, json: JsonOption = False) -> int:
+    """Let a version see every frame without its answers being published."""
+    from polarstream import models
+
+    loaded = load_config(config)
+    with engine_errors():
+        asyncio.run(models.try_out(loaded, resolve_kafka(loaded), name, 0.0))
+    return _told(json, {"shadow": name}, f"{name} looks on")
+
+
+@app.command(epilog=examples("polarstream models unload gate"))
+def unload(name: ModelNameArgument, config: ConfigOption = None, json: JsonOption = False) -> int:
+    """End a model on all workers: streams that name it wait until a version is promoted."""
+    from polarstream import models
+
+    loaded = load_config(config)
+    asyncio.run(models.unload(loaded, resolve_kafka(loaded), name))
+    return _told(json, {"unloaded": name}, f"{name} is unloaded")
+
+
+@app.command(
+    epilog=examples("polarstream models alias best gate@1=9 gate@2=1", "polarstream models alias best")
+)
+def alias(
+    name: Annotated[str, typer.Argument(metavar="ALIAS")],
+    shares: Annotated[
+        list[str] | None, typer.Argument(metavar="MODEL[@VERSION]=WEIGHT", help="None: take the alias back.")
+    ] = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Share the traffic of a name among models and versions, by weight and stable for each source."""
+    from polarstream import models
+
+    loaded = load_config(config)
+    with engine_errors():
+        asyncio.run(models.set_alias(loaded, resolve_kafka(loaded), name, shares or ()))
+    return _told(
+        json, {"alias": name, "shares": shares or []}, f"alias {name}: {', '.join(shares or ['gone'])}"
+    )
+
+
+@app.command(epilog=examples("polarstream models live", "polarstream models live --json"))
+def live(config: ConfigOption = None, json: JsonOption = False) -> int:
+    """Show what is live by the models topic."""
+    from polarstream import models
+
+    loaded = load_config(config)
+    found = asyncio.run(models.read_models(loaded, resolve_kafka(loaded)))
+    if json:
+        print_json({"models": found.models, "aliases": found.aliases})
+        return 0
+    if not found.models and not found.aliases:
+        print("nothing is set: workers serve the newest version of the models that their streams name")
+    for name, record in found.models.items():
+        more = [f"before {record.previous}"] if record.previous else []
+        more += [f"canary {record.canary.version} for {record.canary.part:.1%}"] if record.canary else []
+        more += [f"shadow {version}" for version in record.shadows]
+        print(f"{name}@{record.live}" + (f"  ({', '.join(more)})" if more else ""))
+    for name, alias_record in found.aliases.items():
+        shares = [
+            f"{s.model}{'@' + s.version if s.version else ''}={s.weight:g}" for s in alias_record.traffic
+        ]
+        print(f"{name}  alias: {', '.join(shares)}")
+    return 0
+
+
+def _told(json: bool, what: dict[str, object], text: str) -> int:
+    if json:
+        print_json(what)
+    else:
+        print(text)
+    return 0

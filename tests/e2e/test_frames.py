@@ -27,6 +27,7 @@ topics.alerts = "{prefix}alerts"
 topics.analytics = "{prefix}analytics"
 topics.dead_letter = "{prefix}dead"
 topics.control = "{prefix}control"
+topics.models = "{prefix}models"
 inference.devices = ["cpu"]
 
 [worker]
@@ -57,7 +58,8 @@ class Node:
         (folder / "polarstream.toml").write_text(
             CONFIG.format(prefix=prefix, delivery=delivery, policy=policy)
         )
-        self.version = add_colour_model(folder / "data" / "models")
+        self.models = folder / "data" / "models"
+        self.version = add_colour_model(self.models)
         self.bootstrap, self.prefix = bootstrap, prefix
         self.workers: list[Any] = []
 
@@ -70,7 +72,7 @@ class Node:
         for worker in self.workers:
             if worker.poll() is None:
                 os.killpg(worker.pid, signal.SIGKILL)
-            worker.communicate()
+            print(worker.communicate()[0].decode())
 
     async def publish(self, frames: list[tuple[str | None, bytes, list[tuple[str, bytes]]]]) -> None:
         producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, max_request_size=4 << 20)
@@ -219,3 +221,60 @@ async def test_a_worker_that_is_killed_loses_no_frame(make_node: Any, delivery: 
         for camera in range(cameras):
             mine = [p["ts"] for p in found if p["source"] == f"cam-{camera}"]
             assert mine == sorted(mine)
+
+
+@pytest.mark.slow
+async def test_a_model_is_changed_under_load_and_no_prediction_is_dropped_or_mixed(make_node: Any) -> None:
+    """Version 2 has its labels the other way round: a mixed one would show."""
+    node = make_node()
+    right = {"1": {c: c for c in COLOURS}, "2": dict(zip(COLOURS, reversed(list(COLOURS)), strict=True))}
+    pictures = {colour: picture(colour) for colour in COLOURS}
+    colours = list(COLOURS)
+    node.start()
+    frames = 0
+    stop = asyncio.Event()
+
+    async def publish() -> None:
+        nonlocal frames
+        while not stop.is_set():
+            await node.publish(
+                [
+                    (f"cam-{n % 4}", pictures[colours[n % 3]], frame_headers("image/jpeg", 1.7e9 + n))
+                    for n in range(frames, frames + 24)
+                ]
+            )
+            frames += 24
+            await asyncio.sleep(0.08)
+
+    async def change() -> None:
+        try:
+            await node.read("predictions", 100)
+            add_colour_model(node.models, "2", labels=list(reversed(colours)))
+            for words in (
+                ("promote", "colours@2"),
+                ("rollback", "colours"),
+                ("canary", "colours@2", "--part", "0.5"),
+                ("promote", "colours@2", "--keep-previous"),
+                ("rollback", "colours"),
+                ("unload", "colours"),
+                ("promote", "colours@2"),
+            ):
+                done = await asyncio.to_thread(node.cli.spawn, "models", *words)
+                assert done.returncode == 0, done.stderr
+                await asyncio.sleep(1.5)
+        finally:
+            stop.set()
+
+    await asyncio.gather(publish(), change())
+    found = decoded(await node.read("predictions", frames, quiet_s=1))
+    assert len(found) == frames
+    assert sorted(round(p["ts"] - 1.7e9) for p in found) == list(range(frames))
+    for p in found:
+        n = round(p["ts"] - 1.7e9)
+        assert p["label"] == right[p["version"]][colours[n % 3]]
+    for camera in range(4):
+        mine = [p for p in found if p["source"] == f"cam-{camera}"]
+        assert [p["ts"] for p in mine] == sorted(p["ts"] for p in mine)
+    assert {p["version"] for p in found} == {"1", "2"}
+    assert len({p["sha256"] for p in found}) == 1  # the labels are no part of model.onnx
+    assert found[-1]["version"] == "2"
