@@ -160,6 +160,20 @@ def learn(tail: Any, raw: float) -> None:
 
 
 @compiled
+def rarity(tail: Any, raw: float) -> float:
+    """Return the surprise of a raw score in decades, from 0 to MOST; nothing is counted.
+
+    Args:
+        tail: a record of `TAIL`.
+        raw: larger is stranger, from 0.
+    """
+    if tail.n < WARMUP:
+        return 0.0
+    decades = -math.log10(max(tail_probability(tail, raw), 10.0**-MOST))
+    return float(min(max(decades, 0.0), math.log10(tail.n) + BEYOND))
+
+
+@compiled
 def surprise(tail: Any, raw: float) -> float:
     """Return the surprise of a raw score in decades, from 0 to MOST, and count it; NaN gives NaN.
 
@@ -171,10 +185,7 @@ def surprise(tail: Any, raw: float) -> float:
         return math.nan
     if raw < 0.0:
         return 0.0
-    decades = 0.0
-    if tail.n >= WARMUP:
-        decades = -math.log10(max(tail_probability(tail, raw), 10.0**-MOST))
-        decades = min(max(decades, 0.0), math.log10(tail.n) + BEYOND)
+    decades = rarity(tail, raw)
     learn(tail, raw)
     return decades
 

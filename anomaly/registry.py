@@ -31,6 +31,7 @@ DETECTORS: dict[str, str] = {
     "knn": "anomaly.detectors.knn:KnnDetector",
     "novelty": "anomaly.detectors.novelty:NoveltyDetector",
     "pca": "anomaly.detectors.pca:PcaDetector",
+    "physics": "anomaly.detectors.physics:PhysicsDetector",
     "rate_of_change": "anomaly.detectors.rate_of_change:RateOfChangeDetector",
     "seasonal": "anomaly.detectors.seasonal:SeasonalDetector",
     "robust": "anomaly.detectors.robust:RobustDetector",
