@@ -30,6 +30,7 @@ DETECTORS: dict[str, str] = {
     "ewz": "anomaly.detectors.ewz:EwzDetector",
     "knn": "anomaly.detectors.knn:KnnDetector",
     "novelty": "anomaly.detectors.novelty:NoveltyDetector",
+    "onnx": "agents.onnx_detector:OnnxDetector",
     "pca": "anomaly.detectors.pca:PcaDetector",
     "physics": "anomaly.detectors.physics:PhysicsDetector",
     "rate_of_change": "anomaly.detectors.rate_of_change:RateOfChangeDetector",

@@ -5,11 +5,16 @@ Chunks of 10,000 readings of 10,000 sensors, then all of one sensor; one field, 
 
 from __future__ import annotations
 
+import itertools
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 
 from anomaly import DETECTORS, Detector, build_detector
 from benchmarks import report
@@ -17,10 +22,35 @@ from benchmarks import report
 CHUNK = 10_000
 REPEATS = 7
 #: What detectors need that don't run without being told something.
-CONFIGS: dict[str, dict[str, Any]] = {"physics": {"balances": ["d(value)/dt = (70 - value) / 30"]}}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "onnx": {"batch": 256},
+    "physics": {"balances": ["d(value)/dt = (70 - value) / 30"]},
+}
+
+
+def autoencoder(path: Path, window: int = 32, inner: int = 8) -> Path:
+    """Write an untrained autoencoder of two layers each way."""
+    rng = np.random.default_rng(0)
+    sizes = [window, 2 * inner, inner, 2 * inner, window]
+    nodes, weights, tensor = [], [], "x"
+    for i, (wide, narrow) in enumerate(itertools.pairwise(sizes)):
+        w = (rng.normal(0, 1, (wide, narrow)) / wide**0.5).astype(np.float32)
+        weights.append(numpy_helper.from_array(w, f"w{i}"))
+        last = i == len(sizes) - 2
+        nodes.append(helper.make_node("MatMul", [tensor, f"w{i}"], ["y" if last else f"p{i}"]))
+        if not last:
+            nodes.append(helper.make_node("Tanh", [f"p{i}"], [f"a{i}"]))
+            tensor = f"a{i}"
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", window]) for name in "xy")
+    graph = helper.make_graph(nodes, "autoencoder", [x], [y], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
 
 
 def build(name: str) -> Detector:
+    if name == "onnx" and "model" not in CONFIGS[name]:
+        path = Path(tempfile.mkdtemp()) / "autoencoder.onnx"
+        CONFIGS[name]["model"] = str(autoencoder(path))
     return build_detector({"type": name, **CONFIGS.get(name, {})}, ["value"])
 
 

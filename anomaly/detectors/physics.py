@@ -20,9 +20,8 @@ A law without derivative and without `window_s` is taken at each reading alone. 
 calibrated on its own (`anomaly.calibration`); the score of a reading is that of the worst law, less
 log10(laws), since several laws have several chances to be wrong.
 
-What is broken stays so: while a law is strange nothing is learned of it, but that its residual was a decade
-beyond the threshold, once. After `patience_s` it is taken as usual. What happened in a gap of
-ten usual gaps (and of more than `window_s`) is not guessed: the averages fade, and begin anew.
+What is broken stays so, until `patience_s` has passed (`anomaly.detectors.patient`). What happened in a gap
+of ten usual gaps (and of more than `window_s`) is not guessed: the averages fade, and begin anew.
 
 Cost: 0.2 to 0.3 us a reading and law of some operations, calibration included; 0.3 KB a sensor and law.
 
@@ -56,11 +55,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 import numpy as np
 
-from anomaly.calibration import BEYOND, NOT_YET, TAIL, edge_of, learn, rarity
+from anomaly.calibration import NOT_YET
 from anomaly.compiled import compiled
 from anomaly.detectors.direct import DirectDetector
 from anomaly.detectors.frame import HUGE, CellConfig
 from anomaly.detectors.laws import BadLaw, Law, evaluate, parse_law
+from anomaly.detectors.patient import PATIENT, patient_surprise
 from anomaly.errors import BadDetector
 from streams.errors import Fault
 
@@ -274,16 +274,6 @@ def _sides(
 
 
 @compiled
-def _censored(tail: Any, raw: float, decades: float) -> float:
-    """Return the raw score of so many decades, by the past, if that is less than this one."""
-    share = 10.0**-decades * (tail.n + 1.0) / (tail.tail_n + 0.5)
-    if tail.tail_n == 0 or share >= 1.0:
-        return raw
-    excess = -math.log(share) if abs(tail.xi) < 1e-6 else (share**-tail.xi - 1.0) / tail.xi
-    return float(min(raw, edge_of(float(tail.tail_bin)) + tail.sigma * excess))
-
-
-@compiled
 def _judge(
     cell: Any, t: float, warmup: int, tolerance: float, threshold: float, patience_s: float, why: FloatArray
 ) -> float:
@@ -292,31 +282,21 @@ def _judge(
     residual = left - right
     sd = max(FROM_MEAN * cell.spread, ROUNDING * (abs(left) + abs(right)), LEAST)
     away = residual - cell.mean
-    decades, raw, patient = NOT_YET, 0.0, False
+    decades = NOT_YET
+    past = cell.past
+    past.held = 0
     if cell.n >= warmup:
         if cell.spread > GROWN * cell.calibrated:
             cell.calibrated = cell.spread
-            cell.tail.n = cell.tail.tail_n = 0
-            cell.tail.counts[:] = 0
+            past.tail.n = past.tail.tail_n = 0
+            past.tail.counts[:] = 0
         raw = abs(away) / sd if abs(residual) > tolerance else 0.0
-        decades = rarity(cell.tail, raw)
+        decades = patient_surprise(past, raw, t, threshold, patience_s)
         why[2], why[3], why[4], why[5] = left, right, cell.mean, sd
-        if decades < threshold:
-            cell.strange = 0
-        elif cell.strange == 0 or t < cell.since:
-            cell.strange = 1
-            cell.since = t
-            patient = True
-            # once, or the tail would be thinner than it is; not whole, or the second fault would be usual
-            learn(cell.tail, _censored(cell.tail, raw, threshold + BEYOND))
-        else:
-            patient = patience_s == 0.0 or t - cell.since < patience_s
-        if not patient:
-            learn(cell.tail, raw)
-    if not patient:
+    if not past.held:
         cell.n += cell.n < 1_000_000_000
         weight = 1.0 / min(cell.n, MEMORY)
-        if cell.n > warmup and not cell.strange:
+        if cell.n > warmup and not past.strange:
             away = min(max(away, -SPREAD_CLIP * sd), SPREAD_CLIP * sd)
             cell.mean += weight * min(max(away, -MEAN_CLIP * sd), MEAN_CLIP * sd)
         else:
@@ -425,8 +405,7 @@ class PhysicsDetector(DirectDetector):
         law = np.dtype(
             [
                 ("n", "<i4"),
-                ("known", "<i2"),  # whether `last` and `ts` are
-                ("strange", "<i2"),
+                ("known", "<i4"),  # whether `last` and `ts` are
                 ("ts", "<f8"),
                 ("last", "<f8", (self._programs.uses.shape[1],)),  # values of the fields that it uses
                 ("gap_s", "<f8"),
@@ -436,9 +415,8 @@ class PhysicsDetector(DirectDetector):
                 ("size", "<f8"),  # usual sum of both sides
                 ("mean", "<f8"),  # of the residual,
                 ("spread", "<f8"),  # and its mean absolute deviation
-                ("calibrated", "<f8"),  # the spread when `tail` began
-                ("since", "<f8"),  # when it became strange
-                ("tail", TAIL),
+                ("calibrated", "<f8"),  # the spread when `past` began
+                ("past", PATIENT),
             ]
         )
         return np.dtype([("laws", law, (len(self.laws),))])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from anomaly import DETECTORS, Detector, StateMismatch, build_detector, state_from_bytes
+from tests.onnx_models import forecaster
 
 FIELDS = ("temperature", "humidity", "pressure")
 #: What detectors need that don't run without being told something.
@@ -23,9 +24,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "pressure = 1013 + 0.1 * (temperature - 70)",
         ],
         "constants": {"mean": 40.0, "inertia": 25.0},
-    }
+    },
+    "onnx": {"kind": "forecaster"},
 }
 SHAPES = ("noise", "stuck", "steps", "gaps", "extreme")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def model(tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = forecaster(tmp_path_factory.mktemp("models") / "forecaster.onnx", fields=len(FIELDS))
+    CONFIGS["onnx"]["model"] = str(path)
 
 
 def build(name: str) -> Detector:
