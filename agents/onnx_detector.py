@@ -300,8 +300,9 @@ class OnnxDetector(DirectDetector):
     ) -> None:
         self.model = WindowModel(config, len(fields))
         self.per_field = not self.model.together  # type: ignore[misc]
-        # predictions tell which file scored them
+        # predictions tell which file scored them, and state of another file is dropped
         self.version = f"1+{self.model.sha256[:12]}"  # type: ignore[misc]
+        self.content = self.model.sha256[:16]
         super().__init__(config, fields, field_thresholds)
 
     def cell_dtype(self) -> np.dtype[Any]:

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from onnx import helper
 
 import gpu_inference
+from agents.detect import DetectPartition, StreamDetector
 from agents.onnx_detector import BLOCK, OnnxDetector
 from anomaly import BadDetector, build_detector
+from streams.config import FieldConfig, StreamConfig
 from tests.onnx_models import autoencoder, basis, convolutional, forecaster, save
 
 Array = NDArray[np.float64]
@@ -234,6 +236,23 @@ def test_the_explanation_and_the_version_name_the_model(rebuilds: Path, foresees
     sees = build(foresees, ("a", "b", "c"), kind="forecaster")
     _, explain = sees.examine(sees.init(1), rows, np.repeat(values, 3, axis=1), ts)
     assert " expected " in explain(390, 0)
+
+
+def test_state_of_another_file_of_the_same_name_is_dropped(tmp_path: Path) -> None:
+    path = autoencoder(tmp_path / "model.onnx", window=16)
+    stream = StreamConfig(
+        name="s", topic="s", fields={"a": FieldConfig()}, detector={"type": "onnx", "model": str(path)}
+    )
+    share = DetectPartition(StreamDetector(stream), {})
+    share.state.locate(["x", "y"])
+    share.state.touch(np.array([0, 1], np.int32), 5)
+    changelog = dict(share.snapshot())
+    kept = DetectPartition(StreamDetector(stream), changelog)
+    assert (len(kept.state), kept.state.dropped) == (2, 0)
+    autoencoder(path, window=24)
+    gone = DetectPartition(StreamDetector(stream), changelog)
+    assert len(gone.state) == 0
+    assert gone.state.dropped
 
 
 def fault(model: Path, fields: tuple[str, ...] = ("a",), **settings: Any) -> tuple[str, str]:
