@@ -13,8 +13,8 @@ window goes to the model in standard deviations from the mean, cut off at 20 (`n
     autoencoder     raw score = root mean square of (window - what the model makes of it)
     forecaster      raw score = root mean square of (reading - forecast from the window before it)
 
-both in standard deviations, then calibrated. What is strange is not learned until `patience_s` has passed
-(`anomaly.detectors.patient`).
+both in standard deviations, then calibrated: late, and not from what stays strange, until `patience_s` has
+passed (`anomaly.detectors.lagged`).
 
 A model that takes one value a step scores each field alone; one that takes as many as the stream has fields
 scores them together. After a gap of ten usual gaps the window begins anew. A field without a value keeps its
@@ -22,7 +22,7 @@ last one where fields go together.
 
 Scores don't depend on how readings are cut into batches; how that is held: `agents/window_model.py`.
 
-Cost: mostly the model's. State: 8 bytes a value of the window, and 0.3 KB.
+Cost: mostly the model's. State: 8 bytes a value of the window, and 0.7 KB.
 
 Sources: M. Sakurada, T. Yairi, "Anomaly detection using autoencoders with nonlinear dimensionality reduction"
 (MLSDA 2014); P. Malhotra et al., "Long short term memory networks for anomaly detection in time series"
@@ -38,10 +38,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 import numpy as np
 
 from agents.window_model import WindowModel
+from anomaly.calibration import rarity
 from anomaly.compiled import compiled
 from anomaly.detectors.direct import DirectDetector
 from anomaly.detectors.frame import CellConfig
-from anomaly.detectors.patient import PATIENT, patient_surprise
+from anomaly.detectors.lagged import LAGGED, keep, turn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -267,8 +268,11 @@ def _calibrate(
     columns = raw.shape[1]
     for m in range(places.shape[0]):
         i, c = places[m] // columns, places[m] % columns
-        past = cells[rows[i], c].past
-        raw[i, c] = patient_surprise(past, why[i, c, 0], ts[i], threshold, patience_s)
+        cell = cells[rows[i], c]
+        # a block is a window: what is strange once is in as many windows as it has readings
+        turn(cell.past, ts[i], cell.ring.shape[0], 0.0, patience_s)
+        raw[i, c] = rarity(cell.past.tail, why[i, c, 0])
+        keep(cell.past, why[i, c, 0], raw[i, c] >= threshold, 1)
         why[i, c, 5] = raw[i, c]
 
 
@@ -319,7 +323,7 @@ class OnnxDetector(DirectDetector):
                 ("mean", "<f8", (q,)),
                 ("var", "<f8", (q,)),
                 ("last", "<f8", (q,)),
-                ("past", PATIENT),
+                ("past", LAGGED),
                 ("ring", "<f8", (w, q)),
             ]
         )

@@ -160,6 +160,28 @@ def learn(tail: Any, raw: float) -> None:
 
 
 @compiled
+def learn_counts(tail: Any, more: Any) -> None:
+    """Count many raw scores: uint16 [BINS], by bin."""
+    counts = tail.counts
+    added = 0
+    for i in range(BINS):
+        added += more[i]
+    if added == 0:
+        return
+    # a block is never more than a quarter of the horizon
+    less = 0
+    while added >> less > HORIZON // 4:
+        less += 1
+    halve = 1 if tail.n >= HORIZON else 0
+    total = 0
+    for i in range(BINS):
+        counts[i] = (counts[i] >> halve) + (more[i] >> less)
+        total += counts[i]
+    tail.n = total
+    fit_tail(tail)
+
+
+@compiled
 def rarity(tail: Any, raw: float) -> float:
     """Return the surprise of a raw score in decades, from 0 to MOST; nothing is counted.
 

@@ -4,9 +4,8 @@ What it finds: readings that fit each by itself but not together, by what is kno
 falls faster than its flows say (a leak), a flow meter that drifts, a pump that takes more power than pressure
 and flow explain. When it misleads: a law with a term missing is broken whenever that term acts; a constant
 that is wrong by 5% makes a usual residual that grows with the flow, and hides what is smaller; what is broken
-from the beginning is learned as usual; a
-sensor that is slow against `window_s` breaks the law at every change. A fault smaller than the usual
-residual stays unseen.
+from the beginning is learned as usual; a sensor that is slow against `window_s` breaks the law at every
+change.
 
 A law is `left = right` (`anomaly.detectors.laws`). It is taken in integral form: both sides are averaged over
 the past with weights that fade with `window_s`, so derivatives are never taken of noise. Between two readings
@@ -20,10 +19,16 @@ A law without derivative and without `window_s` is taken at each reading alone. 
 calibrated on its own (`anomaly.calibration`); the score of a reading is that of the worst law, less
 log10(laws), since several laws have several chances to be wrong.
 
-What is broken stays so, until `patience_s` has passed (`anomaly.detectors.patient`). What happened in a gap
-of ten usual gaps (and of more than `window_s`) is not guessed: the averages fade, and begin anew.
+The usual residual and the calibration are learned late, and not from a law that stays broken, until
+`patience_s` has passed (`anomaly.detectors.lagged`): so a leak is compared with what was before it, however
+slowly it shows. The readings of one window are much alike, so a residual is never stranger than the t
+distribution allows after so many windows. What happened in a gap of ten usual gaps (and of more than
+`window_s`) is not guessed: the averages fade, and begin anew.
 
-Cost: 0.2 to 0.3 us a reading and law of some operations, calibration included; 0.3 KB a sensor and law.
+How long a window? Until it is full, a leak adds up while the noise of the level stays what it is; beyond, the
+noise of the flows and a wrong constant add up too. Large leaks are seen at once with any window.
+
+Cost: 0.2 to 0.4 us a reading and law of some operations, calibration included; 0.8 KB a sensor and law.
 
 Source: the conservation laws themselves; residuals of balances as features of a process: J. Gertler, "Fault
 Detection and Diagnosis in Engineering Systems" (1998); that a learned model should be held to the equation it
@@ -35,7 +40,7 @@ obeys: M. Raissi, P. Perdikaris, G. Karniadakis, "Physics-informed neural networ
     >>> inflow = 2 + np.sin(np.arange(3000) / 50)
     >>> leak = np.where(np.arange(3000) >= 2900, 1.5, 0)
     >>> level = 10 + np.cumsum((inflow - 2 - leak) / 40) + rng.normal(0, 0.01, 3000)
-    >>> law = Balance(name="tank", law="d(level)/dt = (inflow - 2) / area")
+    >>> law = Balance(name="tank", law="d(level)/dt = (inflow - 2) / area", window_s=60)
     >>> config = PhysicsConfig(balances=[law], constants={"area": 40})
     >>> detector = PhysicsDetector(config, ("level", "inflow"))
     >>> rows, ts = np.zeros(3000, np.int32), np.arange(3000.0)
@@ -55,12 +60,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 import numpy as np
 
-from anomaly.calibration import NOT_YET
+from anomaly.calibration import NOT_YET, rarity
 from anomaly.compiled import compiled
+from anomaly.detectors.balances import Balance, Programs, sides
 from anomaly.detectors.direct import DirectDetector
 from anomaly.detectors.frame import HUGE, CellConfig
-from anomaly.detectors.laws import BadLaw, Law, evaluate, parse_law
-from anomaly.detectors.patient import PATIENT, patient_surprise
+from anomaly.detectors.lagged import GOES_ON, LAGGED, LEARNED, keep, turn
+from anomaly.detectors.laws import BadLaw, Law, parse_law
+from anomaly.detectors.symmetric import f_beyond
 from anomaly.errors import BadDetector
 from streams.errors import Fault
 
@@ -69,13 +76,9 @@ if TYPE_CHECKING:
 
     from anomaly.detector import DetectorConfig, FloatArray, RowArray
 
-#: Averaged over so many seconds where a law has a derivative and no `window_s`.
-WINDOW_S = 60.0
-#: A window is full from this weight on: one `window_s`.
-FULL = 0.63
-#: Readings over which the usual residual is learned, and how far one reading counts, in deviations, for its
-#: mean and its spread.
-MEMORY = 5_000
+#: Windows (readings where there is none) over which the usual residual is learned, and how far one reading
+#: counts, in deviations, for its mean and its spread.
+MEMORY = 2_000
 MEAN_CLIP = 4.0
 SPREAD_CLIP = 100.0
 #: Where the spread has grown by this factor, what was calibrated before means nothing: it begins anew.
@@ -85,38 +88,16 @@ FROM_MEAN = 1.2533
 #: A law is never broken by less than this share of its sides.
 ROUNDING = 1e-6
 LEAST = 1e-100
-#: A side counts at most so many usual sides: a wild value is not remembered for long.
-FAR = 1_000.0
-#: Usual gaps after which a sensor begins anew.
-GAPS = 10.0
+#: What is learned is learned in blocks of a window, of at least so many readings.
+BLOCK = 32
+#: Surprises of less decades aren't looked at twice.
+SURE = 1.0
 #: How many laws a detector may have.
 MOST_LAWS = 32
 
 
-class Balance(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """One law.
-
-    Args:
-        law: `left = right`.
-        name: what the explanation calls it; the law itself without.
-        window_s: seconds that both sides are averaged over; unset: 60 with a derivative, else 0, each reading
-            for itself.
-        tolerance: a difference of the sides up to this is never strange, in their unit.
-    """
-
-    law: str
-    name: str = ""
-    window_s: float | None = None
-    tolerance: float = 0.0
-
-    def faults(self) -> dict[str, str]:
-        """What is wrong with it, by setting; the law itself is read with the fields."""
-        faults = {}
-        if self.window_s is not None and not 0 <= self.window_s <= 1e9:
-            faults["window_s"] = f"{self.window_s} is not in [0, 1e9]"
-        if not 0 <= self.tolerance <= HUGE:
-            faults["tolerance"] = f"{self.tolerance} is not in [0, 1e150]"
-        return faults
+#: What a block of readings adds to the usual residual: sums.
+_BLOCK: np.dtype[Any] = np.dtype([("n", "<i4"), ("windows", "<f8"), ("residual", "<f8"), ("away", "<f8")])
 
 
 class PhysicsConfig(CellConfig, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -148,160 +129,63 @@ class PhysicsConfig(CellConfig, kw_only=True, frozen=True, forbid_unknown_fields
         return faults
 
 
-class _Programs:
-    """All laws as arrays for the compiled loop.
-
-    Attributes:
-        code: int32 [steps, 2], see `laws.evaluate`.
-        numbers: float64.
-        parts: int32 [laws, 2 + slopes, 2], begin and end in `code`; slopes that a law lacks are empty.
-        counts: int32 [laws, 2], fields that it uses, derivatives.
-        uses: int32 [laws, fields], which these are.
-        settings: float64 [laws, 2], window_s and tolerance.
-        depth: of the stack.
-    """
-
-    def __init__(self, laws: list[Law], balances: list[Balance]) -> None:
-        slopes, fields = max(law.slopes for law in laws), max(len(law.uses) for law in laws)
-        self.parts = np.zeros((len(laws), 2 + slopes, 2), np.int32)
-        self.counts = np.zeros((len(laws), 2), np.int32)
-        self.uses = np.zeros((len(laws), fields), np.int32)
-        self.settings = np.zeros((len(laws), 2))
-        code: list[tuple[int, int]] = []
-        numbers: list[float] = []
-        for i, (law, balance) in enumerate(zip(laws, balances, strict=True)):
-            self.parts[i, : len(law.parts)] = np.array(law.parts) + len(code)
-            self.counts[i] = len(law.uses), law.slopes
-            self.uses[i, : len(law.uses)] = law.uses
-            self.settings[i] = _window_s(law, balance), balance.tolerance
-            # each law counts its numbers from its own first
-            code += [(op, arg + len(numbers) if op == 0 else arg) for op, arg in law.code]
-            numbers += law.numbers
-        self.code = np.array(code, np.int32).reshape(-1, 2)
-        self.numbers = np.array([*numbers, 0.0])
-        self.depth = max(law.depth for law in laws)
-
-
-def _window_s(law: Law, balance: Balance) -> float:
-    if balance.window_s is not None:
-        return balance.window_s
-    return WINDOW_S if law.slopes else 0.0
-
-
-@compiled
-def _sides(
-    cell: Any,
-    now: FloatArray,
-    t: float,
-    code: NDArray[np.int32],
-    numbers: FloatArray,
-    parts: NDArray[np.int32],
-    counts: NDArray[np.int32],
-    window_s: float,
-    before: FloatArray,
-    slopes: FloatArray,
-    stack: FloatArray,
-) -> float:
-    """Move the averages of both sides on to a reading.
-
-    Args:
-        cell: of one sensor and law, changed.
-        now: float64 [uses], values of the law's fields.
-        t: their time.
-        code: see `_Programs`.
-        numbers: see `_Programs`.
-        parts: of this law.
-        counts: of this law.
-        window_s: of this law.
-        before: float64 [uses], written over.
-        slopes: float64, written over.
-        stack: float64, written over.
-
-    Returns:
-        1 where the sides are known, NOT_YET where they aren't yet, NaN where they have no value.
-    """
-    dt = t - cell.ts
-    known = cell.known
-    if counts[1] == 0 and window_s == 0.0:
-        left = evaluate(code, parts[0, 0], parts[0, 1], numbers, now, slopes, stack)
-        right = evaluate(code, parts[1, 0], parts[1, 1], numbers, now, slopes, stack)
-        fade = 0.0
-    else:
-        if known and dt <= 0.0 and -dt <= window_s:
-            return NOT_YET
-        left = right = 0.0
-        fade = 1.0
-        if known and dt > 0.0:
-            fade = math.exp(-dt / window_s) if window_s > 0.0 else 0.0
-            for k in range(counts[0]):
-                before[k] = cell.last[k]
-            for k in range(counts[1]):
-                begin, end = parts[2 + k, 0], parts[2 + k, 1]
-                slopes[k] = evaluate(code, begin, end, numbers, now, slopes, stack)
-                slopes[k] -= evaluate(code, begin, end, numbers, before, slopes, stack)
-                slopes[k] /= dt
-            for at in (before, now):
-                left += 0.5 * evaluate(code, parts[0, 0], parts[0, 1], numbers, at, slopes, stack)
-                right += 0.5 * evaluate(code, parts[1, 0], parts[1, 1], numbers, at, slopes, stack)
-            gap = cell.gap_s
-            usual = gap == 0.0 or dt <= max(GAPS * gap, window_s)
-            cell.gap_s = dt if gap == 0.0 else gap + 0.02 * (min(dt, GAPS * gap) - gap)
-            if not usual:
-                cell.weight *= fade
-                cell.left *= fade
-                cell.right *= fade
-                fade = 1.0
-    cell.known = 1
-    cell.ts = t
-    for k in range(counts[0]):
-        cell.last[k] = now[k]
-    if not (abs(left) <= HUGE and abs(right) <= HUGE):
-        return math.nan
-    if fade < 1.0:
-        size = abs(left) + abs(right)
-        if cell.n >= 10 and cell.size > 0.0:
-            most = FAR * cell.size / (1.0 - fade)
-            left = min(max(left, -most), most)
-            right = min(max(right, -most), most)
-            size = min(size, SPREAD_CLIP * cell.size)
-        cell.size += (size - cell.size) / (1.0 + min(cell.n, MEMORY))
-        cell.weight = fade * cell.weight + (1.0 - fade)
-        cell.left = fade * cell.left + (1.0 - fade) * left
-        cell.right = fade * cell.right + (1.0 - fade) * right
-    elif known == 0 or dt <= 0.0:
-        return NOT_YET
-    return 1.0 if cell.weight >= FULL else NOT_YET
-
-
 @compiled
 def _judge(
-    cell: Any, t: float, warmup: int, tolerance: float, threshold: float, patience_s: float, why: FloatArray
+    cell: Any,
+    t: float,
+    fresh: float,
+    warmup: int,
+    window_s: float,
+    tolerance: float,
+    threshold: float,
+    patience_s: float,
+    why: FloatArray,
 ) -> float:
     """Return the surprise of a law's residual and learn from it; NOT_YET in warm-up."""
     left, right = cell.left / cell.weight, cell.right / cell.weight
     residual = left - right
+    past = cell.past
+    turned = turn(past, t, BLOCK, window_s, patience_s)
+    if turned != GOES_ON:
+        before, block = cell.blocks[0], cell.blocks[1]
+        if turned == LEARNED and before.n > 0:
+            cell.n = min(cell.n + before.n, 1_000_000_000)
+            cell.windows += before.windows
+            weight = min(before.windows / min(cell.windows, MEMORY), 1.0)
+            cell.mean += weight * (before.residual / before.n - cell.mean)
+            cell.spread += weight * (before.away / before.n - cell.spread)
+            if cell.n >= warmup and cell.spread > GROWN * cell.calibrated:
+                cell.calibrated = cell.spread
+                past.tail.n = past.tail.tail_n = 0
+                past.tail.counts[:] = 0
+        before.n, before.windows, before.residual, before.away = (
+            block.n,
+            block.windows,
+            block.residual,
+            block.away,
+        )
+        block.n, block.windows, block.residual, block.away = 0, 0.0, 0.0, 0.0
     sd = max(FROM_MEAN * cell.spread, ROUNDING * (abs(left) + abs(right)), LEAST)
     away = residual - cell.mean
     decades = NOT_YET
-    past = cell.past
-    past.held = 0
     if cell.n >= warmup:
-        if cell.spread > GROWN * cell.calibrated:
-            cell.calibrated = cell.spread
-            past.tail.n = past.tail.tail_n = 0
-            past.tail.counts[:] = 0
         raw = abs(away) / sd if abs(residual) > tolerance else 0.0
-        decades = patient_surprise(past, raw, t, threshold, patience_s)
+        decades = rarity(past.tail, raw)
+        if decades > SURE and raw > 0.0:
+            # readings of one window are alike: of few windows not even a Gaussian's tail is known well
+            known = max(min(cell.windows, MEMORY) - 1.0, 1.0)
+            decades = min(decades, -math.log10(max(f_beyond(raw * raw, 1.0, known), 1e-300)))
+        stride = int(window_s / (BLOCK * cell.gap_s)) if cell.gap_s > 0.0 else 1
+        keep(past, raw, decades >= threshold, max(min(stride, 1_000_000), 1))
         why[2], why[3], why[4], why[5] = left, right, cell.mean, sd
-    if not past.held:
-        cell.n += cell.n < 1_000_000_000
-        weight = 1.0 / min(cell.n, MEMORY)
-        if cell.n > warmup and not past.strange:
+        if not past.strange:
             away = min(max(away, -SPREAD_CLIP * sd), SPREAD_CLIP * sd)
-            cell.mean += weight * min(max(away, -MEAN_CLIP * sd), MEAN_CLIP * sd)
-        else:
-            cell.mean += weight * away
-        cell.spread += weight * (abs(away) - cell.spread)
+            residual = cell.mean + min(max(away, -MEAN_CLIP * sd), MEAN_CLIP * sd)
+    block = cell.blocks[1]
+    block.n += 1
+    block.windows += fresh
+    block.residual += residual
+    block.away += abs(away)
     return decades
 
 
@@ -341,14 +225,22 @@ def _run(
             if missing:
                 continue
             cell = cells[rows[i], 0].laws[b]
-            found = _sides(
+            found = sides(
                 cell, now, ts[i], code, numbers, parts[b], counts[b], settings[b, 0], before, slopes, stack
             )
             if found != found:
                 continue
             if found > 0.0:
                 found = _judge(
-                    cell, ts[i], warmup, settings[b, 1], threshold + chances, patience_s, numbers_of
+                    cell,
+                    ts[i],
+                    found,
+                    warmup,
+                    settings[b, 0],
+                    settings[b, 1],
+                    threshold + chances,
+                    patience_s,
+                    numbers_of,
                 )
                 if found >= 0.0:
                     found = max(found - chances, 0.0)
@@ -397,7 +289,7 @@ class PhysicsDetector(DirectDetector):
                 faults += [Fault(path, what) for what in error.faults]
         if faults:
             raise BadDetector(faults)
-        self._programs = _Programs(self.laws, self.balances)
+        self._programs = Programs(self.laws, self.balances)
         super().__init__(config, fields, field_thresholds)
 
     def cell_dtype(self) -> np.dtype[Any]:
@@ -405,6 +297,7 @@ class PhysicsDetector(DirectDetector):
         law = np.dtype(
             [
                 ("n", "<i4"),
+                ("windows", "<f8"),  # learned, as `n` readings
                 ("known", "<i4"),  # whether `last` and `ts` are
                 ("ts", "<f8"),
                 ("last", "<f8", (self._programs.uses.shape[1],)),  # values of the fields that it uses
@@ -416,7 +309,8 @@ class PhysicsDetector(DirectDetector):
                 ("mean", "<f8"),  # of the residual,
                 ("spread", "<f8"),  # and its mean absolute deviation
                 ("calibrated", "<f8"),  # the spread when `past` began
-                ("past", PATIENT),
+                ("past", LAGGED),
+                ("blocks", _BLOCK, (2,)),  # as those of `past`: the one before, and the one that goes on
             ]
         )
         return np.dtype([("laws", law, (len(self.laws),))])

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from anomaly.detectors.physics import Balance
+from anomaly.detectors.balances import Balance
 from anomaly.registry import DETECTORS, find_detector
 from polarstream.config import Config, parse
 from streams import config as settings
