@@ -73,6 +73,11 @@ class StreamAlerting:
     ) -> None:
         self.stream, self.detector, self.control = stream, detector, control
         self.partitions = max(partitions, 1)
+        #: A word that changes when kept state no longer fits: also by what is in a detector's files, which
+        #: the configuration doesn't say.
+        self.fingerprint = "/".join(
+            filter(None, (stream.state_fingerprint(), getattr(detector, "content", "")))
+        )
         self.machine = AlertMachine(stream.alerts)
         self.pattern = re.compile(stream.sensor_pattern) if stream.sensor_pattern else None
         self.units = [spec.unit for spec in stream.fields.values()]
@@ -182,7 +187,7 @@ class PartitionAlerting:
                 "follow": lambda n: np.zeros(n, dtype),
                 "heard": silence.init,
             }
-            fingerprint = f"{self.shared.stream.state_fingerprint()}/1"
+            fingerprint = f"{self.shared.fingerprint}/1"
             self._watched = SensorState("watch", fingerprint, parts)
             self._watched.restore(self._changelog)
         return self._watched

@@ -99,7 +99,7 @@ class StreamDetector:
             parts["prognosis"] = self.prognosis.init
         if self.drift is not None:
             parts["drift"] = self.drift.init
-        return SensorState("detect", self.stream.state_fingerprint(), parts)
+        return SensorState("detect", self.alerting.fingerprint, parts)
 
 
 class DetectPartition:

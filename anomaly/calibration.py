@@ -160,6 +160,42 @@ def learn(tail: Any, raw: float) -> None:
 
 
 @compiled
+def learn_counts(tail: Any, more: Any) -> None:
+    """Count many raw scores: uint16 [BINS], by bin."""
+    counts = tail.counts
+    added = 0
+    for i in range(BINS):
+        added += more[i]
+    if added == 0:
+        return
+    # a block is never more than a quarter of the horizon
+    less = 0
+    while added >> less > HORIZON // 4:
+        less += 1
+    halve = 1 if tail.n >= HORIZON else 0
+    total = 0
+    for i in range(BINS):
+        counts[i] = (counts[i] >> halve) + (more[i] >> less)
+        total += counts[i]
+    tail.n = total
+    fit_tail(tail)
+
+
+@compiled
+def rarity(tail: Any, raw: float) -> float:
+    """Return the surprise of a raw score in decades, from 0 to MOST; nothing is counted.
+
+    Args:
+        tail: a record of `TAIL`.
+        raw: larger is stranger, from 0.
+    """
+    if tail.n < WARMUP:
+        return 0.0
+    decades = -math.log10(max(tail_probability(tail, raw), 10.0**-MOST))
+    return float(min(max(decades, 0.0), math.log10(tail.n) + BEYOND))
+
+
+@compiled
 def surprise(tail: Any, raw: float) -> float:
     """Return the surprise of a raw score in decades, from 0 to MOST, and count it; NaN gives NaN.
 
@@ -171,10 +207,7 @@ def surprise(tail: Any, raw: float) -> float:
         return math.nan
     if raw < 0.0:
         return 0.0
-    decades = 0.0
-    if tail.n >= WARMUP:
-        decades = -math.log10(max(tail_probability(tail, raw), 10.0**-MOST))
-        decades = min(max(decades, 0.0), math.log10(tail.n) + BEYOND)
+    decades = rarity(tail, raw)
     learn(tail, raw)
     return decades
 

@@ -1,4 +1,4 @@
-"""`polarstream thresholds`: rules that are changed while workers run."""
+"""`polarstream thresholds`: rules that are changed while workers run, and proposed from labels."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import msgspec
 import typer
 
 from polarstream.cli.options import ConfigOption, JsonOption, examples, load_kafka
-from polarstream.cli.output import print_json, print_json_line, print_table
+from polarstream.cli.output import print_json, print_json_line, print_table, progress_bar
 from streams.errors import UsageError
 
 if TYPE_CHECKING:
+    from anomaly.feedback import Share
+    from polarstream.proposals import Suggestion
     from streams.control import ThresholdRule
 
-app = typer.Typer(help="Threshold rules: list, set, unset, while workers run.", no_args_is_help=True)
+app = typer.Typer(help="Threshold rules: list, set, unset, propose, while workers run.", no_args_is_help=True)
 
 RuleId = Annotated[str, typer.Argument(metavar="ID", help="Names the rule.")]
 _PLACES = ("stream", "site", "sensor_type", "sensor", "field")
@@ -130,6 +132,107 @@ def unset(identity: RuleId, config: ConfigOption = None, json: JsonOption = Fals
         print_json({"key": key, "record": None})
     else:
         print(f"removed {key}")
+
+
+@app.command(
+    "propose",
+    epilog=examples(
+        "polarstream thresholds propose",
+        "polarstream thresholds propose --stream plant --by field,type --from -30d",
+        "polarstream thresholds propose --miss-cost 50 --apply",
+    ),
+)
+def propose_(
+    by: Annotated[
+        str, typer.Option(help="What shares a threshold: field, type, site, sensor, or several.")
+    ] = "field",
+    stream: Annotated[str | None, typer.Option(help="Only this stream.")] = None,
+    start: Annotated[
+        str, typer.Option("--from", metavar="WHEN", help="History from: earliest, a time or ago (-30d).")
+    ] = "earliest",
+    miss_cost: Annotated[
+        float, typer.Option(min=0.01, help="What a right alert that is lost costs, in false alarms.")
+    ] = 10.0,
+    apply: Annotated[bool, typer.Option("--apply", help="Set what is proposed.")] = False,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Propose thresholds from labelled alerts, with what they do to past alerts; --apply sets them."""
+    from polarstream.control import write_control
+    from polarstream.proposals import propose_thresholds
+    from polarstream.reader import parse_start
+
+    loaded, kafka = load_kafka(config)
+    names = [name.strip() for name in by.split(",") if name.strip()]
+
+    async def run() -> list[Suggestion]:
+        with progress_bar("predictions", show=not json) as move:
+            found = await propose_thresholds(
+                loaded,
+                kafka,
+                start=parse_start(start),
+                by=names,
+                miss_cost=miss_cost,
+                stream=stream,
+                progress=lambda count: move(count, 0, f"{count:,}"),
+            )
+        for one in found:
+            if apply and one.rule is not None:
+                await write_control(loaded, kafka, "threshold", one.identity, one.rule)
+        return found
+
+    found = asyncio.run(run())
+    if json:
+        for one in found:
+            print_json_line(one.as_dict() | {"applied": apply and one.rule is not None})
+        return
+    if not found:
+        print("no labelled alert: say of some whether they were right, with polarstream alerts label")
+        return
+    _print_proposals(found, apply)
+
+
+def _print_proposals(found: list[Suggestion], applied: bool) -> None:
+    rows = []
+    for one in found:
+        proposal = one.proposal
+        if proposal is None:
+            continue
+        before, expected = proposal.before, proposal.expected
+        rows.append(
+            (
+                " ".join(f"{name}={value}" for name, value in one.where.items()),
+                f"{before.real}/{before.false}",
+                _range(*one.now),
+                f"{proposal.threshold:.4g} ({proposal.low:.4g} to {proposal.high:.4g})",
+                f"{_percent(before.precision)} -> {_percent(expected.precision)}",
+                f"{_percent(before.recall)} -> {_percent(expected.recall)}",
+                f"{one.alerts} -> {one.alerts_after}",
+            )
+        )
+    if rows:
+        head = ("WHERE", "RIGHT/FALSE", "NOW", "PROPOSED", "PRECISION", "RECALL", "PAST ALERTS")
+        print_table(head, rows)
+        print("in brackets 90% intervals; what is expected was measured on labels that were left out")
+    for one in found:
+        if one.proposal is None:
+            place = " ".join(f"{name}={value}" for name, value in one.where.items())
+            print(f"nothing for {place} (threshold {_range(*one.now)}): {one.why}")
+        if one.apart:
+            print(f"{one.identity}: {one.apart} alerts are decided by more specific or adaptive rules")
+    if rows:
+        told = ", ".join(one.identity for one in found if one.rule is not None)
+        print(f"set: {told}" if applied else "nothing is set: add --apply")
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.4g}" if f"{low:.4g}" == f"{high:.4g}" else f"{low:.4g} to {high:.4g}"
+
+
+def _percent(share: Share) -> str:
+    if share.value != share.value:
+        return "unknown"
+    return f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
 
 
 def _places(rule: ThresholdRule) -> str:

@@ -13,14 +13,36 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from anomaly import DETECTORS, Detector, StateMismatch, build_detector, state_from_bytes
+from tests.onnx_models import forecaster
 
 FIELDS = ("temperature", "humidity", "pressure")
+#: What detectors need that don't run without being told something.
+CONFIGS: dict[str, dict[str, Any]] = {
+    "physics": {
+        "balances": [
+            {"name": "heat", "law": "d(temperature)/dt = (humidity - mean) / inertia"},
+            "pressure = 1013 + 0.1 * (temperature - 70)",
+        ],
+        "constants": {"mean": 40.0, "inertia": 25.0},
+    },
+    "onnx": {"kind": "forecaster"},
+}
 SHAPES = ("noise", "stuck", "steps", "gaps", "extreme")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def model(tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = forecaster(tmp_path_factory.mktemp("models") / "forecaster.onnx", fields=len(FIELDS))
+    CONFIGS["onnx"]["model"] = str(path)
+
+
+def build(name: str) -> Detector:
+    return build_detector({"type": name, **CONFIGS.get(name, {})}, FIELDS)
 
 
 @pytest.fixture(params=sorted(DETECTORS))
 def detector(request: pytest.FixtureRequest) -> Detector:
-    return build_detector({"type": request.param}, FIELDS)
+    return build(request.param)
 
 
 class Readings:
@@ -66,7 +88,7 @@ class Readings:
 @given(data=st.data())
 @pytest.mark.parametrize("name", sorted(DETECTORS))
 def test_a_batch_gives_what_one_by_one_gives_however_it_is_cut(name: str, data: st.DataObject) -> None:
-    detector = build_detector({"type": name}, FIELDS)
+    detector = build(name)
     n = data.draw(st.integers(1, 1500), "readings")
     readings = Readings(
         n, data.draw(st.integers(1, 60)), data.draw(st.integers(0, 999)), data.draw(st.sampled_from(SHAPES))
@@ -92,7 +114,7 @@ def test_scores_are_numbers_where_there_is_a_value(detector: Detector, shape: st
 
 
 def test_the_same_input_gives_the_same_scores(detector: Detector) -> None:
-    again = build_detector({"type": detector.name}, FIELDS)
+    again = build(detector.name)
     readings = Readings(3000, 15, 2)
     first, state = readings.score(detector)
     second, other = readings.score(again)
@@ -113,7 +135,7 @@ def test_state_goes_through_bytes(detector: Detector) -> None:
     _, state = before.score(detector)
     restored = state_from_bytes(detector, state.tobytes())
     there, _ = after.score(detector, state=state)
-    here, _ = after.score(build_detector({"type": detector.name}, FIELDS), state=restored)
+    here, _ = after.score(build(detector.name), state=restored)
     np.testing.assert_array_equal(there, here)
     with pytest.raises(StateMismatch, match=r"other fields or another version"):
         state_from_bytes(detector, state.tobytes()[:-1])

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from msgspec import inspect
 
+from anomaly.detectors.balances import Balance
 from anomaly.registry import DETECTORS, find_detector
 from polarstream.config import Config, parse
 from streams import config as settings
@@ -41,6 +42,7 @@ SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "tumbling": settings.TumblingConfig,
     "hopping": settings.HoppingConfig,
     "session": settings.SessionConfig,
+    "[[streams.detector.balances]]": Balance,
     **{name: find_detector(name).config_type for name in DETECTORS},
 }
 #: Settings whose default is worked out, and how the page says it.

@@ -147,6 +147,37 @@ def test_what_is_set_while_a_worker_runs_holds(cli: Cli) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("worker")
+def test_labels_become_a_threshold(cli: Cli) -> None:
+    sensors, begin = [f"east/{i}" for i in range(5)], time.time() - 1000
+    jumps = {60: 10.0, 80: 100.0}  # the first says nothing, the second is real
+    lines = [
+        {"sensor_id": sensor, "ts": begin + n, "temperature": 20 + n % 2 + jumps.get(n, 0.0)}
+        for n in range(100)
+        for sensor in sensors
+    ]
+    cli.ok("publish", "hall", stdin=b"\n".join(map(msgspec.json.encode, lines)))
+
+    def all_opened() -> list[dict[str, Any]]:
+        found = alerts(cli, rule="ewz", state="resolved")
+        return found if len(found) >= 10 else []
+
+    for alert in wait_for(all_opened):
+        real = alert["started_at"] > begin + 70
+        cli.ok("alerts", "label", alert["id"], "--real" if real else "--false-alarm")
+    assert cli.ok("thresholds", "propose").endswith("nothing is set: add --apply\n")
+    assert cli.json_lines("thresholds", "list") == []
+    [found] = cli.json_lines("thresholds", "propose", "--by", "field", "--apply")
+    assert found["applied"]
+    assert (found["alerts"], found["alerts_after"]) == (10, 5)
+    assert found["expected"]["precision"]["value"] == 1.0
+    [rule] = cli.json_lines("thresholds", "list")
+    assert (rule["id"], rule["rule"]["threshold"]) == ("labels.hall.temperature", found["threshold"])
+    # asked again, there is nothing more to gain
+    assert cli.ok("thresholds", "propose").startswith("nothing for stream=hall field=temperature")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("worker")
 def test_a_bad_control_record_is_a_dead_letter_and_nothing_else(cli: Cli, topic_prefix: str) -> None:
     publish(cli, "east/a", count=5)
     wait_for(lambda: cli.json_lines("subscribe", "predictions", "--from", "earliest", "--until-end"))
