@@ -30,6 +30,7 @@ from gpu_inference.opencl.value import (
     padded_channels,
     slice_strides,
 )
+from gpu_inference.opencl.weights import WeightType
 
 # A generated kernel reads at most so many tensors and does so many operations: registers are few.
 MAX_LEAVES = 8
@@ -61,6 +62,11 @@ class Builder:
     def choices(self) -> Choices:
         """Which kernel variants to take."""
         return self._recording.choices
+
+    @property
+    def weights(self) -> WeightType:
+        """How weights of convolutions and products are stored."""
+        return self._recording.weights
 
     # ---- inputs
 

@@ -27,6 +27,7 @@ from gpu_inference.opencl.placement import concatenation_places
 from gpu_inference.opencl.recording import HostCall, NeedsValue, Recording
 from gpu_inference.opencl.traits import DeviceTraits
 from gpu_inference.opencl.value import Shape, State, Storage, Value, device_dtype
+from gpu_inference.opencl.weights import WeightType
 
 # Nodes whose inputs the host knows are computed there up to so many elements.
 MAX_HOST_ELEMENTS: Final = 65536
@@ -81,6 +82,7 @@ class Planner:
         uploaded: keys of constants that are on the device already; the session adds to it.
         fallback: nodes that have no lowering run on onnxruntime instead of raising.
         choices: which kernel variants to take; None for the cost model's.
+        weights: how those of convolutions and products are stored.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Planner:
         *,
         fallback: bool = False,
         choices: Choices | None = None,
+        weights: WeightType = "fp32",
     ) -> None:
         self._graph, self._device, self._uploaded = graph, device, uploaded
         self._choices = choices or Choices(device)
@@ -98,7 +101,7 @@ class Planner:
         for output in graph.outputs:
             self._uses[output.name] = self._uses.get(output.name, 0) + 1
         self._places = concatenation_places(graph)
-        self._fallback = fallback
+        self._fallback, self._weights = fallback, weights
         self.fallen_back: dict[str, str] = {}
 
     def start(
@@ -174,6 +177,7 @@ class Planner:
             segment.launches,
             segment.constants,
             places=self._places,
+            weights=self._weights,
         )
         nodes = self._graph.nodes
         while state.position < len(nodes):

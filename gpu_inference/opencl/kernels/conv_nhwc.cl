@@ -8,7 +8,7 @@
  *
  * Layout   x  float [N, H, W, ldx], channels padded with zeros to a multiple of 4 (C4); ldx >= C4 and x_off
  *             let it be a slice of channels of a wider tensor
- *          w  float [groups][K rounded up to WK][Og4]: zero rows past K and zero columns past O
+ *          w  quads (weights.clh) of [groups][K rounded up to WK][Og4]: zero rows past K and columns past O
  *          y  float [N, OH, OW, ldy] from y_off; res likewise
  *          With NCHW (the first layer), x is plain float [N, C, H, W] and w's rows are k = (c, ky, kx).
  *          With SPLIT, y is the workspace [split][M][groups*Og4], and splitk.cl adds the parts and runs
@@ -25,6 +25,7 @@
  */
 #include "epilogue.clh"
 #include "tile.clh"
+#include "weights.clh"
 
 #define KQ (BK / 4)
 #if NCHW
@@ -42,7 +43,7 @@
 #define B_STEP (THREADS / BN4)
 
 __kernel __attribute__((reqd_work_group_size(THREADS, 1, 1)))
-void conv_nhwc(__global const float *restrict x, __global const float *restrict w, BIAS_PARAM RES_PARAM
+void conv_nhwc(__global const float *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PARAM
                __global float *restrict y,
                const int M,          /* output pixels N*OH*OW */
                const int C,          /* input channels of a group, multiple of 4 */
@@ -50,7 +51,7 @@ void conv_nhwc(__global const float *restrict x, __global const float *restrict 
                const int steps,      /* tiles of BK along the inner dimension */
                const int part_steps, /* of which one of the parts handles so many */
                const int split,      /* parts of the inner dimension; 1 without SPLIT */
-               const int w_stride,   /* floats of w of one group (or product of a batch) */
+               const int w_stride,   /* quads of w of one group (or product of a batch) */
                const int x_off, const int ldx, const int y_off, const int ldy,
                const int res_off, const int ldres,
 #if !POINTWISE
@@ -63,6 +64,7 @@ void conv_nhwc(__global const float *restrict x, __global const float *restrict 
     __local float4 *const as = pool;
     __local float4 *const bs = pool + 2 * A_TILE;
 
+    WEIGHT_BEGIN;
     const int tid = get_local_id(0);
     const int lane = tid % PLANE;
     const int slice = tid / PLANE;
@@ -148,7 +150,8 @@ void conv_nhwc(__global const float *restrict x, __global const float *restrict 
     int kx = tap - ky * KW;
 #endif
     const bool b_inside = o0 + bq * 4 < O;
-    __global const float *wp = w + (k_first + bk) * O + (b_inside ? o0 + bq * 4 : 0);
+    const int OQ = O >> 2;
+    __global const QUAD *wp = w + (k_first + bk) * OQ + (b_inside ? (o0 >> 2) + bq : 0);
 
     float4 acc[TM][TN4];
 #pragma unroll
@@ -216,9 +219,9 @@ void conv_nhwc(__global const float *restrict x, __global const float *restrict 
     {                                                                                                      \
         _Pragma("unroll") for (int i = 0; i < B_LOADS; ++i) rb[i] =                                        \
             b_inside && (B_QUADS % THREADS == 0 || bk + i * B_STEP < BK)                                   \
-                ? *(__global const float4 *)(wp + i * B_STEP * O)                                          \
+                ? WEIGHT4(wp + i * B_STEP * OQ)                                                            \
                 : (float4)(0.0f);                                                                          \
-        wp += BK * O;                                                                                      \
+        wp += BK * OQ;                                                                                     \
     }
 #define STORE(buffer)                                                                                      \
     {                                                                                                      \
@@ -252,12 +255,12 @@ void conv_nhwc(__global const float *restrict x, __global const float *restrict 
     for (int j = 0; j < TN4; ++j) {
         const int o = o0 + TILE_COL4(j) * 4;
         if (o < O) {
+            const int oo = group * O + o;
 #if SPLIT
-            __global float *out = y + part * M * ldy + group * O + o;
+            __global float *out = y + part * M * ldy + oo;
 #elif BATCH
             __global float *out = y + y_off + group * M * ldy + o;
 #else
-            const int oo = group * O + o;
             __global float *out = y + y_off + oo;
 #if BIAS
             const float4 b = *(__global const float4 *)(bias + oo);
@@ -267,7 +270,7 @@ void conv_nhwc(__global const float *restrict x, __global const float *restrict 
             for (int i = 0; i < TM; ++i) {
                 const int m = m0 + TILE_ROW(i);
                 if (m < M) {
-                    float4 v = acc[i][j];
+                    float4 v = SCALED4(acc[i][j], oo);
 #if !SPLIT && !BATCH
 #if BIAS
                     v += b;

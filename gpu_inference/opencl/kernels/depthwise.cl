@@ -7,11 +7,13 @@
  * channels and keeps the rows that they share in registers: with 3x3, stride 1 and 2x4 pixels it reads
  * 4*6 vectors for 8 results instead of 72. Lanes lie along channels: every access is a whole cache line.
  *
- * Layout   x [N, H, W, ldx] from x_off, y [N, OH, OW, ldy] from y_off, w [KH][KW][C4], C4 multiple of VN.
+ * Layout   x [N, H, W, ldx] from x_off, y [N, OH, OW, ldy] from y_off, w quads (weights.clh) of [KH][KW][C4].
+ *          C4 is a multiple of VN.
  * Work     dimension 0: channel vectors x strips in a row, 1: strips of rows x N. KH, KW, SH, SW, DH, DW, PX, PY
  *          are compile-time, so that the window is indexed by constants and lives in registers.
  */
 #include "epilogue.clh"
+#include "weights.clh"
 
 #define CAT_(a, b) a##b
 #define CAT(a, b) CAT_(a, b)
@@ -37,11 +39,12 @@
 #endif
 
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1)))
-void depthwise(__global const float *restrict x, __global const float *restrict w, BIAS_PARAM RES_PARAM
+void depthwise(__global const float *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PARAM
                __global float *restrict y, const int CV, /* vectors of channels */
                const int strips_x, const int strips_y, const int x_off, const int ldx, const int y_off,
                const int ldy, const int res_off, const int ldres, const int H, const int W, const int OH,
                const int OW, const int PT, const int PL, const float p0, const float p1) {
+    WEIGHT_BEGIN;
     const int id = get_global_id(0);
     const int strip_x = id / CV;
     if (strip_x >= strips_x) return;
@@ -76,7 +79,7 @@ void depthwise(__global const float *restrict x, __global const float *restrict 
                 if (d >= 0 && d % DH == 0 && d / DH < KH) {
 #pragma unroll
                     for (int kx = 0; kx < KW; ++kx) {
-                        const VEC f = LOAD(w + (d / DH * KW + kx) * CV * VN + c);
+                        const VEC f = CAT(WEIGHT, VN)(w + (((d / DH * KW + kx) * CV * VN + c) >> 2));
 #pragma unroll
                         for (int i = 0; i < PX; ++i) acc[j][i] = mad(window[i * SW + kx * DW], f, acc[j][i]);
                     }
@@ -94,7 +97,7 @@ void depthwise(__global const float *restrict x, __global const float *restrict 
         for (int i = 0; i < PX; ++i) {
             if (oy0 + j < OH && ox0 + i < OW) {
                 const int m = (n * OH + oy0 + j) * OW + ox0 + i;
-                VEC v = acc[j][i];
+                VEC v = CAT(SCALED, VN)(acc[j][i], c);
 #if BIAS
                 v += b;
 #endif

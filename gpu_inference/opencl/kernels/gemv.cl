@@ -2,22 +2,24 @@
  *
  *   y[m, n] = act(alpha * sum over k of x[m, k] * w[n, k] + bias[m*bias_sm + n*bias_sn] (+ residual))
  *
- * The weights are read once and nothing is reused, so memory decides: LANES neighbouring work-items read
- * LANES*16 contiguous bytes of one column's weights, and many columns are in flight.
+ * The weights are read once and nothing is reused, so memory decides: LANES neighbouring work-items read LANES
+ * contiguous quads of one column's weights, and many columns are in flight.
  *
- * Layout   x [ROWS, K], w [N][K4] (K padded with zeros to a multiple of 4), y and residual [ROWS, N].
+ * Layout   x [ROWS, K], w quads (weights.clh) of [N][K4] (K padded with zeros to a multiple of 4), y and residual [ROWS, N].
  * Work     256 work-items make 256/LANES columns; their sums are added in local memory.
  *          VEC_A: K is a multiple of 4, so x is read as float4.
  */
 #include "epilogue.clh"
+#include "weights.clh"
 
 #define COLUMNS (256 / LANES)
 
 __kernel __attribute__((reqd_work_group_size(256, 1, 1)))
-void gemv(__global const float *restrict x, __global const float *restrict w, BIAS_PARAM RES_PARAM
+void gemv(__global const float *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PARAM
           __global float *restrict y, const int N, const int K, const int bias_sm, const int bias_sn,
           const float alpha, const float p0, const float p1) {
     __local float sums[ROWS][COLUMNS][LANES + 1];
+    WEIGHT_BEGIN;
     const int lane = get_local_id(0) % LANES;
     const int column = get_local_id(0) / LANES;
     const int n = get_group_id(0) * COLUMNS + column;
@@ -27,10 +29,10 @@ void gemv(__global const float *restrict x, __global const float *restrict w, BI
 #pragma unroll
     for (int m = 0; m < ROWS; ++m) acc[m] = (float4)(0.0f);
     if (n < N) {
-        __global const float4 *row = (__global const float4 *)w + n * quads;
+        __global const QUAD *row = w + n * quads;
 #pragma unroll 4
         for (int q = lane; q < quads; q += LANES) {
-            const float4 f = row[q];
+            const float4 f = WEIGHT4(row + q);
 #pragma unroll
             for (int m = 0; m < ROWS; ++m) {
                 __global const float *p = x + m * K + q * 4;
@@ -58,7 +60,7 @@ void gemv(__global const float *restrict x, __global const float *restrict w, BI
     if (lane == 0 && n < N) {
 #pragma unroll
         for (int m = 0; m < ROWS; ++m) {
-            float s = sums[m][column][0] * alpha;
+            float s = SCALED(sums[m][column][0], n) * alpha;
 #if BIAS
             s += bias[m * bias_sm + n * bias_sn];
 #endif

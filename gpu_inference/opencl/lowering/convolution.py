@@ -110,6 +110,7 @@ def lower_conv(node: Node, builder: Builder) -> None:
         dw=dw,
         groups=group,
         nchw=rank == 2 and x[1] <= 4 and group == 1 and not builder.is_nhwc(0) and kh * kw > 1,
+        weights=builder.weights,
     )
     epilogue = epilogue_of(node, builder.has(2))
     plan = plan_conv(shape, epilogue, builder.device, builder.choices.conv(shape, epilogue))
@@ -119,7 +120,7 @@ def lower_conv(node: Node, builder: Builder) -> None:
         residual, r_at = builder.channels_last(RESIDUAL_INPUT)
     weights = builder.packed(
         1,
-        f"conv-{plan.packing}-{group}",
+        f"conv-{plan.packing}-{group}-{shape.weights}",
         lambda array: plan.pack(np.asarray(array, np.float32).reshape(*array.shape[:2], kh, kw)),
     )
     bias = (

@@ -154,12 +154,13 @@ def _planned(
         constant_b=constant,
         alpha=product.alpha,
         bias_strides=bias_strides,
+        weights=builder.weights if constant else "fp32",
     )
     epilogue = epilogue_of(node, builder.has(2))
     plan = plan_gemm(shape, epilogue, builder.device, builder.choices.gemm(shape, epilogue))
     x = builder.buf(0)
     if constant:
-        name = f"gemm-{plan.packing}{int(product.trans_b)}"
+        name = f"gemm-{plan.packing}{int(product.trans_b)}-{shape.weights}"
         w = builder.packed(1, name, lambda array: plan.pack(_float_matrix(array)))
     else:
         w = builder.buf(1)

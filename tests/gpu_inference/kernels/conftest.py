@@ -13,6 +13,7 @@ from gpu_inference.opencl.launch import Buf
 from gpu_inference.opencl.oracle import convolution, to_nhwc4
 from gpu_inference.opencl.timing import LaunchTimer
 from gpu_inference.opencl.traits import DeviceTraits
+from gpu_inference.opencl.weights import dequantised
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +56,8 @@ def check_conv(timer: LaunchTimer) -> CheckConv:
         bias = rng.standard_normal(shape.o, np.float32)
         residual = rng.standard_normal((shape.n, shape.oh, shape.ow, shape.o), np.float32)
         scale = np.float32(1 / np.sqrt(shape.cg * shape.kh * shape.kw))
-        want = reference(convolution(x, w * scale, shape), epilogue, bias, residual)
+        seen = dequantised(w * scale, shape.weights)
+        want = reference(convolution(x, seen, shape), epilogue, bias, residual)
 
         plan = plan_conv(shape, epilogue, device or timer.traits, choice)
         target = "res" if over_residual else "y"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from gpu_inference.opencl.launch import Buf
 from gpu_inference.opencl.tile import Tile
 from gpu_inference.opencl.timing import LaunchTimer
 from gpu_inference.opencl.traits import RX580
+from gpu_inference.opencl.weights import WEIGHT_TYPES, WeightType, dequantised
 
 PADDED = GemmChoice("tile", Tile(32, 32, 16, 4, 4, unroll=4))
 SLICED = GemmChoice("tile", Tile(32, 64, 32, 4, 4, ks=2, swizzle=True))
@@ -42,6 +44,8 @@ def check(timer: LaunchTimer) -> Check:
         a_flat, b_flat = memory(s.a_strides, a_rows * a_columns), memory(b_strides, b_rows * b_columns)
         a, b = view(a_flat, s.a_strides, a_rows, a_columns), view(b_flat, b_strides, b_rows, b_columns)
         a, b = a.swapaxes(-1, -2) if s.trans_a else a, b.swapaxes(-1, -2) if s.trans_b else b
+        if s.constant_b:  # as it is stored: a scale for each column
+            b = dequantised(np.ascontiguousarray(b[(0,) * len(s.batch)].T), s.weights).T
         along_m, along_n = s.bias_strides
         bias = rng.standard_normal((s.m - 1) * along_m + (s.n - 1) * along_n + 1, np.float32)
         residual = rng.standard_normal((*s.batch, s.m, s.n), np.float32)
@@ -110,6 +114,34 @@ def test_few_rows_times_a_constant_matrix(check: Check, k: int, m: int) -> None:
 @pytest.mark.parametrize("rows", [1, 2, 4, 8])
 def test_register_kernel_for_any_number_of_rows(check: Check, rows: int) -> None:
     check(GemmShape(7, 70, 11), GemmChoice("direct", rows=rows))
+
+
+STORED = WEIGHT_TYPES[1:]
+
+
+@pytest.mark.parametrize("weights", STORED)
+@pytest.mark.parametrize(
+    ("shape", "choice"),
+    [
+        (GemmShape(17, 22, 40, constant_b=True), PADDED),
+        (GemmShape(17, 22, 40, constant_b=True, trans_b=True, alpha=0.5, bias_strides=(1, 0)), SLICED),
+        (GemmShape(9, 12, 20, (2,), (180,), (), constant_b=True), PADDED),
+        (GemmShape(64, 64, 32, constant_b=True), PADDED),
+        (GemmShape(33, 36, 200, constant_b=True), GemmChoice("tile", PADDED.tile, split=4)),
+        (GemmShape(3, 50, 37, constant_b=True, trans_b=True, alpha=2.0), GemmChoice("gemv")),
+        (GemmShape(7, 70, 11, constant_b=True), GemmChoice("direct", rows=4)),
+    ],
+    ids=lambda value: value.label if isinstance(value, GemmChoice) else str(value),
+)
+def test_product_with_stored_weights(
+    check: Check, shape: GemmShape, choice: GemmChoice, weights: WeightType
+) -> None:
+    check(replace(shape, weights=weights), choice)
+
+
+def test_only_a_constant_has_a_storage_type() -> None:
+    with pytest.raises(ValueError, match="is no weight"):
+        plan_gemm(GemmShape(2, 2, 2, weights="int8"), Epilogue(), RX580)
 
 
 def test_gemv_is_offered_for_few_rows_only() -> None:
