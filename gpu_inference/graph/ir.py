@@ -70,6 +70,7 @@ class Graph:
         outputs: in the model's order.
         constants: initialisers and what folding made of them.
         opset: of ONNX's own domain.
+        half: weights of convolutions and products were all float16.
     """
 
     nodes: list[Node]
@@ -77,6 +78,7 @@ class Graph:
     outputs: list[TensorInfo]
     constants: dict[str, Array]
     opset: int
+    half: bool = False
 
     def consumers(self) -> dict[str, list[Node]]:
         """Nodes that read a tensor, one entry for each reading input."""

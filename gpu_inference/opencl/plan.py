@@ -82,7 +82,7 @@ class Planner:
         uploaded: keys of constants that are on the device already; the session adds to it.
         fallback: nodes that have no lowering run on onnxruntime instead of raising.
         choices: which kernel variants to take; None for the cost model's.
-        weights: how those of convolutions and products are stored.
+        weights: how those of convolutions and products are stored; None as in the model: fp16, or else fp32.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Planner:
         *,
         fallback: bool = False,
         choices: Choices | None = None,
-        weights: WeightType = "fp32",
+        weights: WeightType | None = None,
     ) -> None:
         self._graph, self._device, self._uploaded = graph, device, uploaded
         self._choices = choices or Choices(device)
@@ -101,7 +101,8 @@ class Planner:
         for output in graph.outputs:
             self._uses[output.name] = self._uses.get(output.name, 0) + 1
         self._places = concatenation_places(graph)
-        self._fallback, self._weights = fallback, weights
+        self._fallback = fallback
+        self._weights: WeightType = weights or ("fp16" if graph.half else "fp32")
         self.fallen_back: dict[str, str] = {}
 
     def start(

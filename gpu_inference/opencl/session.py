@@ -120,7 +120,7 @@ class OpenCLSession:
         device: index or part of a name; None for the best.
         fallback: run missing operators on onnxruntime.
         max_batch: size of free dimensions to weigh the device's memory for, here instead of at the first run.
-        weights: how those of convolutions and products are stored.
+        weights: how those of convolutions and products are stored; None as in the model: fp16, or else fp32.
 
     Raises:
         DeviceError: the device has too little memory for `max_batch`; none was taken.
@@ -133,14 +133,14 @@ class OpenCLSession:
         *,
         fallback: bool = True,
         max_batch: int | None = None,
-        weights: WeightType = "fp32",
+        weights: WeightType | None = None,
     ) -> None:
         graph = optimise(import_graph(read_model(model)))
         self._open(graph, open_device(pick_device(device)), fallback, weights)
         if max_batch is not None:
             self._foresee(max_batch)
 
-    def _open(self, graph: Graph, handle: DeviceHandle, fallback: bool, weights: WeightType) -> None:
+    def _open(self, graph: Graph, handle: DeviceHandle, fallback: bool, weights: WeightType | None) -> None:
         import pyopencl as cl
 
         self._cl: Any = cl
