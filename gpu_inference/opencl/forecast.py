@@ -250,12 +250,12 @@ def _forecast(
         row.launches += 1
         row.time_us += time_us
         row.flops += launch.flops
-    position = segment.state.position if segment.state is not None else len(graph.nodes)
+    position = segment.state.position if segment.state is not None else len(planner.nodes)
     return Forecast(
         rows=tuple(sorted(rows.values(), key=lambda row: -row.time_us)),
         memory=memory_need([segment], staging_bytes=staging_bytes_of(device)),
-        stops_at=graph.nodes[position].label if segment.state is not None else "",
-        nodes_left=len(graph.nodes) - position,
+        stops_at=planner.nodes[position].label if segment.state is not None else "",
+        nodes_left=len(planner.nodes) - position,
         guessed=tuple(guessed),
         fallback=dict(planner.fallen_back),
     )

@@ -18,11 +18,12 @@ import gpu_inference.opencl.lowering  # noqa: F401 - registers every operator
 from gpu_inference.errors import ModelError
 from gpu_inference.graph import folding
 from gpu_inference.graph.ir import Array, Graph, Node
+from gpu_inference.graph.partition import Partition, partitioned
 from gpu_inference.opencl.builder import Builder
 from gpu_inference.opencl.choices import Choices
 from gpu_inference.opencl.launch import Launch
 from gpu_inference.opencl.lowering.registry import Unsupported, lowering_of
-from gpu_inference.opencl.lowering.through_onnxruntime import lower_through_onnxruntime
+from gpu_inference.opencl.lowering.through_onnxruntime import lower_partition, lower_through_onnxruntime
 from gpu_inference.opencl.placement import concatenation_places
 from gpu_inference.opencl.recording import HostCall, NeedsValue, Recording
 from gpu_inference.opencl.traits import DeviceTraits
@@ -32,6 +33,7 @@ from gpu_inference.opencl.weights import WeightType
 # Nodes whose inputs the host knows are computed there up to so many elements.
 MAX_HOST_ELEMENTS: Final = 65536
 MAX_CONTINUATIONS: Final = 32
+_NO_OPERATOR: Final = "this engine has no such operator"
 
 
 class NeedsInputValue(Exception):
@@ -95,6 +97,8 @@ class Planner:
         choices: Choices | None = None,
         weights: WeightType | None = None,
     ) -> None:
+        if fallback:
+            graph = partitioned(graph, _runs_elsewhere)
         self._graph, self._device, self._uploaded = graph, device, uploaded
         self._choices = choices or Choices(device)
         self._uses: dict[str, int] = Counter(name for node in graph.nodes for name in node.inputs if name)
@@ -104,6 +108,11 @@ class Planner:
         self._fallback = fallback
         self._weights: WeightType = weights or ("fp16" if graph.half else "fp32")
         self.fallen_back: dict[str, str] = {}
+
+    @property
+    def nodes(self) -> list[Node]:
+        """What `State.position` counts: neighbours that run on onnxruntime are one."""
+        return self._graph.nodes
 
     def start(
         self, shapes: Mapping[str, tuple[Shape, np.dtype[Any]]], values: Mapping[str, Array]
@@ -218,6 +227,11 @@ class Planner:
         return segment
 
     def _lower(self, node: Node, builder: Builder, state: State) -> None:
+        if isinstance(node, Partition):
+            for member in node.nodes:
+                self.fallen_back.setdefault(member.label, _NO_OPERATOR)
+            lower_partition(node, builder)
+            return
         arrays = [state.values[name].host if name else None for name in node.inputs]
         known = all(array is not None or not name for array, name in zip(arrays, node.inputs, strict=True))
         if known and sum(a.size for a in arrays if a is not None) <= MAX_HOST_ELEMENTS:
@@ -228,7 +242,7 @@ class Planner:
                 return
         function = lowering_of(node)
         if function is None:
-            reason = "this engine has no such operator"
+            reason = _NO_OPERATOR
         else:
             try:
                 function(node, builder)
@@ -242,3 +256,8 @@ class Planner:
             )
         self.fallen_back.setdefault(node.label, reason)
         lower_through_onnxruntime(node, builder)
+
+
+def _runs_elsewhere(node: Node) -> bool:
+    """Whether onnxruntime has to run the node whatever its shapes are."""
+    return lowering_of(node) is None and (bool(node.domain) or node.op not in folding.HOST)
