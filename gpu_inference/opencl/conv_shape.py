@@ -51,6 +51,7 @@ class ConvShape:
         groups: divides c and o.
         nchw: the input is plain NCHW instead of NHWC-C4 (only the stem algorithm can read it).
         weights: how the filters are stored on the card.
+        halves: input, residual and result are stored as float16.
     """
 
     n: int
@@ -71,6 +72,7 @@ class ConvShape:
     groups: int = 1
     nchw: bool = False
     weights: WeightType = "fp32"
+    halves: bool = False
 
     @property
     def oh(self) -> int:
@@ -117,7 +119,12 @@ class ConvShape:
         """Input, weights and output once each."""
         x = self.n * self.h * self.w * (self.c if self.nchw else self.c4)
         filters = self.o * self.cg * self.kh * self.kw
-        return 4.0 * (x + self.m * self.o4) + weight_bytes(self.weights) * filters
+        return self.itemsize * (x + self.m * self.o4) + weight_bytes(self.weights) * filters
+
+    @property
+    def itemsize(self) -> float:
+        """Bytes of an element of input and result."""
+        return 2.0 if self.halves else 4.0
 
     @property
     def pointwise(self) -> bool:
@@ -227,7 +234,8 @@ class ConvPlan(Protocol):
         """The launches in order.
 
         Args:
-            x: float [n, h, w, c4] (plain [n, c, h, w] with shape.nchw).
+            x: float [n, h, w, c4] (plain [n, c, h, w] with shape.nchw); half, as are the residual and y, with
+                shape.halves.
             weights: what `pack` made.
             bias: what `pack_bias` made; exactly when epilogue.bias.
             residual: float [n, oh, ow, o4]; exactly when epilogue.residual isn't "none".

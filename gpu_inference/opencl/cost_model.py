@@ -127,6 +127,7 @@ def product_cost_us(
     nchw: bool = False,
     x_bytes: float | None = None,
     weights: WeightType = "fp32",
+    itemsize: float = 4.0,
 ) -> float:
     """Device time of `batch` tiled products [m, k] x [k, o], µs, without the launch itself.
 
@@ -142,6 +143,7 @@ def product_cost_us(
         nchw: A is read float by float from NCHW.
         x_bytes: what A really holds, where taps overlap; None for m * k floats.
         weights: how B is stored.
+        itemsize: bytes of an element of A and of the result.
     """
     rates = rates_of(device)
     threads, share = tile.threads, tile.tm * tile.tn
@@ -174,12 +176,12 @@ def product_cost_us(
     rounds = ceil_div(busiest, max(resident, 1))
     latency_us = rounds * (steps * step + rates.latency_group) / device.clock_ghz / 1e3
 
-    output = float(batch * m * o * split)
-    x = 4.0 * batch * m * k if x_bytes is None else x_bytes
+    written = (itemsize if split == 1 else 4.0) * batch * m * o * split
+    x = itemsize * batch * m * k if x_bytes is None else x_bytes
     stored = weight_bytes(weights)
-    memory_us = (x + stored * batch * k * o + 4.0 * output) / device.bandwidth_gbs / 1e3
-    again = 4.0 * m * k * columns / (4.0 if gather else 1.0) + stored * rows * k * o
-    cache_us = (batch * again + 4.0 * output) / device.cache_gbs / 1e3
+    memory_us = (x + stored * batch * k * o + written) / device.bandwidth_gbs / 1e3
+    again = itemsize * m * k * columns / (4.0 if gather else 1.0) + stored * rows * k * o
+    cache_us = (batch * again + written) / device.cache_gbs / 1e3
 
     p = rates.sharpness
     return float((issue_us**p + latency_us**p + memory_us**p + cache_us**p) ** (1.0 / p))
@@ -191,8 +193,9 @@ def conv_cost_us(shape: ConvShape, choice: ConvChoice, device: DeviceTraits) -> 
     if choice.algorithm in ("winograd2", "winograd4") and tile is not None:
         out = 2 if choice.algorithm == "winograd2" else 4
         points, tiles = (out + 2) ** 2, shape.n * ceil_div(shape.oh, out) * ceil_div(shape.ow, out)
-        moved = shape.n * shape.h * shape.w * shape.c4 + points * tiles * (shape.c4 + shape.o4)
-        transforms_us = 4e-3 * (moved + shape.m * shape.o4) / device.bandwidth_gbs
+        outside = shape.n * shape.h * shape.w * shape.c4 + shape.m * shape.o4
+        moved = shape.itemsize * outside + 4.0 * points * tiles * (shape.c4 + shape.o4)
+        transforms_us = 1e-3 * moved / device.bandwidth_gbs
         product = product_cost_us(tiles, shape.o4, shape.c4, points, tile, 1, device, weights=shape.weights)
         return product + transforms_us + rates.launch_us + 2 * rates.second_us
     if tile is not None:
@@ -208,8 +211,9 @@ def conv_cost_us(shape: ConvShape, choice: ConvChoice, device: DeviceTraits) -> 
             device,
             gather=not shape.pointwise and not shape.nchw,
             nchw=shape.nchw,
-            x_bytes=4.0 * shape.n * shape.h * shape.w * c * shape.groups,
+            x_bytes=shape.itemsize * shape.n * shape.h * shape.w * c * shape.groups,
             weights=shape.weights,
+            itemsize=shape.itemsize,
         )
         if choice.split > 1:
             parts = shape.m * o * shape.groups * (choice.split + 1)
@@ -244,7 +248,7 @@ def _uniform_cost_us(shape: ConvShape, choice: ConvChoice, device: DeviceTraits)
     latency_us = passes * (steps * alone + rates.latency_group) / device.clock_ghz / 1e3
     parts = float(shape.m * shape.o4 * choice.split)
     memory_us = (shape.bytes + 4.0 * parts) / device.bandwidth_gbs / 1e3
-    cache_us = 4e-3 * (shape.m * shape.c4 * blocks + parts) / device.cache_gbs
+    cache_us = 1e-3 * (shape.itemsize * shape.m * shape.c4 * blocks + 4.0 * parts) / device.cache_gbs
     p = rates.sharpness
     total = (issue_us**p + latency_us**p + memory_us**p + cache_us**p) ** (1.0 / p) + rates.launch_us
     if choice.split > 1:
@@ -265,7 +269,7 @@ def _register_cost_us(shape: ConvShape, choice: ConvChoice, device: DeviceTraits
     # rows of taps that neighbouring pixels share, and work-items to hide a memory access behind
     window = (choice.py - 1) * shape.sh + (shape.kh - 1) * shape.dh + 1
     window *= (choice.px - 1) * shape.sw + (shape.kw - 1) * shape.dw + 1
-    cached_us = 4e-3 * items * choice.vector * (window + share) / device.cache_gbs
+    cached_us = 1e-3 * shape.itemsize * items * choice.vector * (window + share) / device.cache_gbs
     rates = rates_of(device)
     rounds = ceil_div(items, device.compute_units * min(device.unit_threads, 768))
     latency_us = rounds * (rates.latency_memory * 1.5 + 40.0 * window) / device.clock_ghz / 1e3

@@ -12,7 +12,7 @@ from gpu_inference.opencl.conv_shape import ConvChoice, ConvShape, Pitches, ceil
 from gpu_inference.opencl.epilogue import Epilogue
 from gpu_inference.opencl.launch import Buf, Kernel, Launch
 from gpu_inference.opencl.traits import DeviceTraits
-from gpu_inference.opencl.weights import store, weight_arguments, weight_defines
+from gpu_inference.opencl.weights import storage_defines, store, weight_arguments
 
 # Unrolled taps x rows a work-item keeps apart: beyond it the compile time and the registers explode.
 _MAX_TAPS = 49
@@ -85,7 +85,7 @@ class DepthwisePlan:
         group = 64
         if self.device.is_cpu:
             group = vectors if vectors <= 32 else 8
-        defines = self.epilogue.defines | weight_defines(s.weights)
+        defines = self.epilogue.defines | storage_defines(s.weights, s.halves)
         defines |= {
             "VN": choice.vector,
             "PX": choice.px,

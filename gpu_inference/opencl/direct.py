@@ -12,7 +12,7 @@ from gpu_inference.opencl.conv_shape import ConvChoice, ConvShape, Pitches, ceil
 from gpu_inference.opencl.epilogue import Epilogue
 from gpu_inference.opencl.launch import Buf, Kernel, Launch
 from gpu_inference.opencl.traits import DeviceTraits
-from gpu_inference.opencl.weights import store, weight_arguments, weight_defines
+from gpu_inference.opencl.weights import storage_defines, store, weight_arguments
 
 
 def _vectors(og: int, vector: int) -> tuple[int, int]:
@@ -87,7 +87,7 @@ class DirectPlan:
         vn, nv = _vectors(s.og, self.choice.vector)
         blocks, strips, rows = _blocks(s, vn * nv), ceil_div(s.ow, self.choice.px), s.n * s.oh
         group = 1 if self.device.is_cpu else 64
-        defines = self.epilogue.defines | weight_defines(s.weights)
+        defines = self.epilogue.defines | storage_defines(s.weights, s.halves)
         defines |= {
             "VN": vn,
             "NV": nv,

@@ -25,7 +25,7 @@ from gpu_inference.opencl.epilogue import Epilogue
 from gpu_inference.opencl.launch import Argument, Buf, Kernel, Launch
 from gpu_inference.opencl.tile import Tile, tiles_for
 from gpu_inference.opencl.traits import DeviceTraits
-from gpu_inference.opencl.weights import WeightType, store, weight_arguments, weight_bytes, weight_defines
+from gpu_inference.opencl.weights import WeightType, storage_defines, store, weight_arguments, weight_bytes
 
 GEMV_ROWS = 4
 
@@ -47,6 +47,7 @@ class GemmShape:
         alpha: factor of the product.
         bias_strides: floats from one bias to the next along m and n.
         weights: how a constant b is stored on the card.
+        halves: a, b where it isn't constant, residual and c are stored as float16.
     """
 
     m: int
@@ -61,6 +62,7 @@ class GemmShape:
     alpha: float = 1.0
     bias_strides: tuple[int, int] = (0, 1)
     weights: WeightType = "fp32"
+    halves: bool = False
 
     @property
     def flops(self) -> float:
@@ -70,8 +72,9 @@ class GemmShape:
     @property
     def bytes(self) -> float:
         """Every operand once, as if nothing were broadcast."""
-        b = weight_bytes(self.weights) * self.k * self.n
-        return math.prod(self.batch) * (4.0 * (self.m * self.k + self.m * self.n) + b)
+        each = 2.0 if self.halves else 4.0
+        b = (weight_bytes(self.weights) if self.constant_b else each) * self.k * self.n
+        return math.prod(self.batch) * (each * (self.m * self.k + self.m * self.n) + b)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +176,7 @@ class GemmPlan:
     def _operands(self) -> dict[str, int | str]:
         s = self.shape
         trans = {"TRANS_A": int(s.trans_a), "TRANS_B": int(s.trans_b and not s.constant_b)}
-        return {**trans, "PACKED": int(s.constant_b), **weight_defines(s.weights)}
+        return {**trans, "PACKED": int(s.constant_b), **storage_defines(s.weights, s.halves)}
 
     def _b(self, b: Buf) -> tuple[Argument, ...]:
         return weight_arguments(b, self.shape.weights, self.shape.n)
@@ -219,8 +222,9 @@ class GemmPlan:
         if split == 1:
             return [product]
         numbers = [s.m, s.n // 4, split, 0, s.n, 0, s.n]
+        endings = self.epilogue.defines | {"HALVES": int(s.halves)}
         reduce = Launch(
-            kernel=Kernel("splitk.cl", "splitk_reduce", tuple(sorted(self.epilogue.defines.items()))),
+            kernel=Kernel("splitk.cl", "splitk_reduce", tuple(sorted(endings.items()))),
             global_size=(round_up(s.m * s.n // 4, 64), 1, 1),
             local_size=(64, 1, 1),
             args=(target, *extra, c, *map(np.int32, numbers), *self.epilogue.parameters),
@@ -253,7 +257,7 @@ class GemmPlan:
     def _gemv(self, a: Buf, b: Buf, extra: list[Buf], c: Buf) -> Launch:
         s, lanes = self.shape, self.choice.lanes
         defines = self.epilogue.defines | {"ROWS": s.m, "LANES": lanes, "VEC_A": int(s.k % 4 == 0)}
-        defines |= weight_defines(s.weights)
+        defines |= storage_defines(s.weights, s.halves)
         numbers = [s.n, s.k, *s.bias_strides]
         return Launch(
             kernel=Kernel("gemv.cl", "gemv", tuple(sorted(defines.items()))),
@@ -304,7 +308,15 @@ def cost_us(shape: GemmShape, choice: GemmChoice, device: DeviceTraits) -> float
     batch, rates = math.prod(shape.batch), rates_of(device)
     if choice.algorithm == "tile" and choice.tile is not None:
         cost = product_cost_us(
-            shape.m, shape.n, shape.k, batch, choice.tile, choice.split, device, weights=shape.weights
+            shape.m,
+            shape.n,
+            shape.k,
+            batch,
+            choice.tile,
+            choice.split,
+            device,
+            weights=shape.weights,
+            itemsize=2.0 if shape.halves else 4.0,
         )
         cost += rates.launch_us
         if choice.split > 1:

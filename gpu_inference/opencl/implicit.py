@@ -13,7 +13,7 @@ from gpu_inference.opencl.epilogue import Epilogue
 from gpu_inference.opencl.launch import Argument, Buf, Kernel, Launch
 from gpu_inference.opencl.tile import Tile, tiles_for
 from gpu_inference.opencl.traits import DeviceTraits
-from gpu_inference.opencl.weights import WeightType, store, weight_arguments, weight_bytes, weight_defines
+from gpu_inference.opencl.weights import WeightType, storage_defines, store, weight_arguments, weight_bytes
 
 # Rows of packed weights are padded to this, the largest bk, so that every tile can share them.
 K_MULTIPLE: Final = 64
@@ -70,7 +70,7 @@ def product_launch(
     """
     steps = ceil_div(c, tile.bk)
     defines = tile.defines | {"SPLIT": 0, "POINTWISE": 1, "BATCH": 1, "NCHW": 0} | Epilogue().defines
-    defines |= weight_defines(kind)
+    defines |= storage_defines(kind, False)
     numbers = (m, c, o, steps, steps, 1, w_stride // 4, 0, c, y_offset, o, 0, 0)
     return Launch(
         kernel=Kernel("conv_nhwc.cl", "conv_nhwc", tuple(sorted(defines.items()))),
@@ -129,7 +129,7 @@ class TilePlan:
         o_all = s.groups * o
         ldx, ldy, ldres = at.x or s.c4, at.y or s.o4, at.residual or s.o4
         inner = Epilogue() if split > 1 else self.epilogue
-        defines = tile.defines | inner.defines | weight_defines(s.weights)
+        defines = tile.defines | inner.defines | storage_defines(s.weights, s.halves)
         pointwise = s.pointwise and not s.nchw
         defines |= {"SPLIT": int(split > 1), "POINTWISE": int(pointwise), "BATCH": 0, "NCHW": int(s.nchw)}
         if s.nchw:
@@ -173,8 +173,9 @@ def split_reduction(
     quads = shape.groups * round_up(shape.og, 4) // 4
     numbers = [shape.m, quads, split, at.y_offset, at.y or shape.o4]
     numbers += [at.residual_offset, at.residual or shape.o4]
+    defines = epilogue.defines | {"HALVES": int(shape.halves)}
     return Launch(
-        kernel=Kernel("splitk.cl", "splitk_reduce", tuple(sorted(epilogue.defines.items()))),
+        kernel=Kernel("splitk.cl", "splitk_reduce", tuple(sorted(defines.items()))),
         global_size=(round_up(shape.m * quads, 64), 1, 1),
         local_size=(64, 1, 1),
         args=(*pointers, *map(np.int32, numbers), *epilogue.parameters),

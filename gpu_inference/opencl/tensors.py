@@ -115,7 +115,12 @@ class Tensors:
         """Memory in NHWC: the tensor's place in a concatenation's result where it has one."""
         place = self._recording.places.get(value.name)
         itemsize = device_dtype(value.dtype).itemsize
-        if place is None or len(value.shape) != 4 or value.shape[1] != place.channels or itemsize != 4:
+        if (
+            place is None
+            or len(value.shape) != 4
+            or value.shape[1] != place.channels
+            or itemsize not in (2, 4)
+        ):
             storage = self._state.allocate(layout_elements(value.shape, "nhwc") * itemsize)
             self._state.attach(value, "nhwc", storage)
             return Buf(storage.key), Slice(padded_channels(value.shape))

@@ -13,7 +13,7 @@ from gpu_inference.opencl.epilogue import Epilogue
 from gpu_inference.opencl.implicit import split_reduction
 from gpu_inference.opencl.launch import Argument, Buf, Kernel, Launch
 from gpu_inference.opencl.traits import DeviceKind, DeviceTraits
-from gpu_inference.opencl.weights import store, weight_arguments, weight_defines
+from gpu_inference.opencl.weights import storage_defines, store, weight_arguments
 
 WAVE: Final = 64
 # Steps of four channels that a lane reads at once: a cache line of 64 bytes, which would be gone before its
@@ -110,7 +110,7 @@ class UniformPlan:
             raise ValueError(f"{choice.label} needs a workspace of {self.workspace_bytes} bytes")
         else:
             target = workspace
-        defines = inner.defines | weight_defines(s.weights)
+        defines = inner.defines | storage_defines(s.weights, s.halves)
         defines |= {
             "DEPTH": DEPTH,
             "ON": choice.vector,

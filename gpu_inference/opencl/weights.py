@@ -78,9 +78,9 @@ def conversion_slots(kind: WeightType) -> int:
     return _FORMS[kind].slots
 
 
-def weight_defines(kind: WeightType) -> dict[str, int | str]:
-    """The -D option that kernels/weights.clh reads."""
-    return {"WEIGHTS": _FORMS[kind].code}
+def storage_defines(kind: WeightType, halves: bool) -> dict[str, int | str]:
+    """The -D options that kernels/weights.clh and kernels/activations.clh read."""
+    return {"WEIGHTS": _FORMS[kind].code, "HALVES": int(halves)}
 
 
 def weight_arguments(buffer: Buf, kind: WeightType, channels: int) -> tuple[Argument, ...]:

@@ -116,14 +116,14 @@ class WinogradPlan:
         down, across = self.tiles
         tiles = s.n * down * across
         products = alpha2 * tiles * s.c4
-        common: dict[str, int | str] = {"OUT": self.out, "VN": vector}
+        common: dict[str, int | str] = {"OUT": self.out, "VN": vector, "HALVES": int(s.halves)}
         numbers = [tiles, across, down, s.c4 // vector, at.x_offset, at.x or s.c4, s.h, s.w, s.pt, s.pl]
         inputs = Launch(
             kernel=Kernel("winograd.cl", "winograd_input", tuple(sorted(common.items()))),
             global_size=(round_up(tiles * s.c4 // vector, 64), 1, 1),
             local_size=(64, 1, 1),
             args=(x, workspace, *map(np.int32, numbers)),
-            bytes=4.0 * s.c4 * (s.n * s.h * s.w + alpha2 * tiles),
+            bytes=s.c4 * (s.itemsize * s.n * s.h * s.w + 4.0 * alpha2 * tiles),
         )
         multiply = product_launch(
             tile=self.choice.tile,
@@ -147,6 +147,6 @@ class WinogradPlan:
             global_size=(round_up(tiles * s.o4 // vector, 64), 1, 1),
             local_size=(64, 1, 1),
             args=(workspace, *extra, y, *map(np.int32, numbers), *self.epilogue.parameters),
-            bytes=4.0 * s.o4 * (s.m + alpha2 * tiles),
+            bytes=s.o4 * (s.itemsize * s.m + 4.0 * alpha2 * tiles),
         )
         return [inputs, multiply, outputs]

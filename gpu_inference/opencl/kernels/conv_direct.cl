@@ -35,8 +35,8 @@
 #endif
 
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1)))
-void conv_direct(__global const float *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PARAM
-                 __global float *restrict y,
+void conv_direct(__global const XT *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PARAM
+                 __global XT *restrict y,
                  const int rows,   /* N*OH */
                  const int strips, /* ceil(OW / PX) */
                  const int blocks, /* of output channels in a group */
@@ -76,21 +76,21 @@ void conv_direct(__global const float *restrict x, WEIGHT_PARAM BIAS_PARAM RES_P
             continue;
         }
 #if NCHW
-        __global const float *line = x + x_off + ((n * groups + group) * C * H + iy) * W;
+        __global const XT *line = x + x_off + ((n * groups + group) * C * H + iy) * W;
 #else
-        __global const float *line = x + x_off + (n * H + iy) * W * ldx + group * C;
+        __global const XT *line = x + x_off + (n * H + iy) * W * ldx + group * C;
 #endif
         for (int kx = 0; kx < KW; ++kx) {
             const int ix = ix0 + kx * DW;
             if (ix >= 0 && ix + (PX - 1) * SW < W) {
-                __global const float *xp = line + ix * STEP_X;
+                __global const XT *xp = line + ix * STEP_X;
                 for (int c = 0; c < C; ++c) {
                     VEC b[NV];
 #pragma unroll
                     for (int v = 0; v < NV; ++v) b[v] = WEIGHTS_AT(wp + v * (VN / 4));
 #pragma unroll
                     for (int p = 0; p < PX; ++p) {
-                        const VEC a = (VEC)(xp[p * SW * STEP_X + c * STEP_C]);
+                        const VEC a = (VEC)(GET(xp, p * SW * STEP_X + c * STEP_C));
 #pragma unroll
                         for (int v = 0; v < NV; ++v) acc[p][v] = mad(a, b[v], acc[p][v]);
                     }
@@ -104,7 +104,7 @@ void conv_direct(__global const float *restrict x, WEIGHT_PARAM BIAS_PARAM RES_P
 #pragma unroll
                     for (int p = 0; p < PX; ++p) {
                         const int at = ix + p * SW;
-                        const VEC a = (VEC)(at >= 0 && at < W ? line[at * STEP_X + c * STEP_C] : 0.0f);
+                        const VEC a = (VEC)(at >= 0 && at < W ? GET(line, at * STEP_X + c * STEP_C) : 0.0f);
 #pragma unroll
                         for (int v = 0; v < NV; ++v) acc[p][v] = mad(a, b[v], acc[p][v]);
                     }
@@ -136,13 +136,13 @@ void conv_direct(__global const float *restrict x, WEIGHT_PARAM BIAS_PARAM RES_P
                         r += bias[oo];
 #endif
 #if RES == 1
-                        r += res[res_off + m * ldres + oo];
+                        r += GET(res, res_off + m * ldres + oo);
 #endif
                         r = activate(r, p0, p1);
 #if RES == 2
-                        r += res[res_off + m * ldres + oo];
+                        r += GET(res, res_off + m * ldres + oo);
 #endif
-                        y[y_off + m * ldy + oo] = r;
+                        PUT(y, y_off + m * ldy + oo, r);
                     }
                 }
             }

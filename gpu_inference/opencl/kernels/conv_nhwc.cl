@@ -27,6 +27,14 @@
 #include "tile.clh"
 #include "weights.clh"
 
+/* What is added later, or transformed, stays float. */
+#if SPLIT || BATCH
+#define YT float
+#define PUT_Y(p, v) *(__global float4 *)(p) = (v)
+#else
+#define YT XT
+#define PUT_Y PUT4
+#endif
 #define KQ (BK / 4)
 #if NCHW
 #define A_LOADS (BM * BK / THREADS)
@@ -43,8 +51,8 @@
 #define B_STEP (THREADS / BN4)
 
 __kernel __attribute__((reqd_work_group_size(THREADS, 1, 1)))
-void conv_nhwc(__global const float *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PARAM
-               __global float *restrict y,
+void conv_nhwc(__global const XT *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PARAM
+               __global YT *restrict y,
                const int M,          /* output pixels N*OH*OW */
                const int C,          /* input channels of a group, multiple of 4 */
                const int O,          /* output channels of a group, multiple of 4 */
@@ -105,7 +113,7 @@ void conv_nhwc(__global const float *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PAR
     const int row = m_mine / OW;
     const int iy0 = m_mine < M ? row % OH * SH - PT : -0x10000000;
     const int ix0 = (m_mine - row * OW) * SW - PL;
-    __global const float *xp = x + x_off + (row / OH * C * H + (row % OH * SH - PT)) * W + ix0;
+    __global const XT *xp = x + x_off + (row / OH * C * H + (row % OH * SH - PT)) * W + ix0;
     w += group * w_stride;
     int k_mine = k_first + ak;
     barrier(CLK_LOCAL_MEM_FENCE);
@@ -168,7 +176,7 @@ void conv_nhwc(__global const float *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PAR
         _Pragma("unroll") for (int i = 0; i < A_LOADS; ++i) {                                              \
             const int2 tap = taps[k_mine + i * A_STEP];                                                    \
             const int iy = iy0 + (tap.y >> 16), ix = ix0 + (tap.y & 0xffff);                               \
-            ra[i] = (uint)iy < (uint)H && (uint)ix < (uint)W ? xp[tap.x] : 0.0f;                           \
+            ra[i] = (uint)iy < (uint)H && (uint)ix < (uint)W ? GET(xp, tap.x) : 0.0f;                      \
         }                                                                                                  \
         k_mine += BK;                                                                                      \
     }
@@ -191,7 +199,7 @@ void conv_nhwc(__global const float *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PAR
     {                                                                                                      \
         const bool live = c < C;                                                                           \
         _Pragma("unroll") for (int i = 0; i < A_LOADS; ++i) ra[i] =                                        \
-            inside[i] && live ? *(__global const float4 *)(x + base[i] + c) : (float4)(0.0f);              \
+            inside[i] && live ? GET4(x + base[i] + c) : (float4)(0.0f);                                    \
         c += BK;                                                                                           \
     }
 #else
@@ -202,7 +210,7 @@ void conv_nhwc(__global const float *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PAR
         const int off = (dy * W + dx) * ldx + c;                                                           \
         _Pragma("unroll") for (int i = 0; i < A_LOADS; ++i) {                                              \
             const bool ok = live && (uint)(iy0[i] + dy) < (uint)H && (uint)(ix0[i] + dx) < (uint)W;        \
-            ra[i] = ok ? *(__global const float4 *)(x + base[i] + off) : (float4)(0.0f);                   \
+            ra[i] = ok ? GET4(x + base[i] + off) : (float4)(0.0f);                                         \
         }                                                                                                  \
         c += BK;                                                                                           \
         while (c >= C) {                                                                                   \
@@ -257,11 +265,11 @@ void conv_nhwc(__global const float *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PAR
         if (o < O) {
             const int oo = group * O + o;
 #if SPLIT
-            __global float *out = y + part * M * ldy + oo;
+            __global YT *out = y + part * M * ldy + oo;
 #elif BATCH
-            __global float *out = y + y_off + group * M * ldy + o;
+            __global YT *out = y + y_off + group * M * ldy + o;
 #else
-            __global float *out = y + y_off + oo;
+            __global YT *out = y + y_off + oo;
 #if BIAS
             const float4 b = *(__global const float4 *)(bias + oo);
 #endif
@@ -276,14 +284,14 @@ void conv_nhwc(__global const float *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PAR
                     v += b;
 #endif
 #if RES == 1
-                    v += *(__global const float4 *)(res + res_off + m * ldres + oo);
+                    v += GET4(res + res_off + m * ldres + oo);
 #endif
                     v = activate4(v, p0, p1);
 #if RES == 2
-                    v += *(__global const float4 *)(res + res_off + m * ldres + oo);
+                    v += GET4(res + res_off + m * ldres + oo);
 #endif
 #endif
-                    *(__global float4 *)(out + m * ldy) = v;
+                    PUT_Y(out + m * ldy, v);
                 }
             }
         }

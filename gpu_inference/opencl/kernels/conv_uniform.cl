@@ -15,10 +15,15 @@
 #include "weights.clh"
 
 #define ON4 (ON / 4)
+#if SPLIT
+#define YT float
+#else
+#define YT XT
+#endif
 
 __kernel __attribute__((reqd_work_group_size(64, 1, 1)))
-void conv_uniform(__global const float *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PARAM
-                  __global float *restrict y, const int M, const int C, const int O, const int part_c,
+void conv_uniform(__global const XT *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PARAM
+                  __global YT *restrict y, const int M, const int C, const int O, const int part_c,
                   const int x_off, const int ldx, const int y_off, const int ldy, const int res_off,
                   const int ldres, const float p0, const float p1) {
     WEIGHT_BEGIN;
@@ -42,7 +47,7 @@ void conv_uniform(__global const float *restrict x, WEIGHT_PARAM BIAS_PARAM RES_
         for (int q = 0; q < DEPTH; ++q)
 #pragma unroll
             for (int p = 0; p < PX; ++p)
-                a[p][q] = c + 4 * q < last ? *(__global const float4 *)(x + at[p] + c + 4 * q) : (float4)(0.0f);
+                a[p][q] = c + 4 * q < last ? GET4(x + at[p] + c + 4 * q) : (float4)(0.0f);
 #pragma unroll
         for (int q = 0; q < DEPTH; ++q) {
 #pragma unroll
@@ -77,13 +82,13 @@ void conv_uniform(__global const float *restrict x, WEIGHT_PARAM BIAS_PARAM RES_
             v += *(__global const float4 *)(bias + o);
 #endif
 #if RES == 1
-            v += *(__global const float4 *)(res + res_off + m * ldres + o);
+            v += GET4(res + res_off + m * ldres + o);
 #endif
             v = activate4(v, p0, p1);
 #if RES == 2
-            v += *(__global const float4 *)(res + res_off + m * ldres + o);
+            v += GET4(res + res_off + m * ldres + o);
 #endif
-            *(__global float4 *)(y + y_off + m * ldy + o) = v;
+            PUT4(y + y_off + m * ldy + o, v);
 #endif
         }
     }

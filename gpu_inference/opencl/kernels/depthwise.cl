@@ -29,18 +29,18 @@
     ((float16)(activate4((v).lo.lo, p0, p1), activate4((v).lo.hi, p0, p1), activate4((v).hi.lo, p0, p1),   \
                activate4((v).hi.hi, p0, p1)))
 #endif
-/* Tensors are aligned to 16 bytes, not to a wider vector. */
+/* Tensors are aligned to four elements, not to a wider vector. */
+#define LOAD(p) CAT(GET, VN)(p)
+#define STORE(v, p) CAT(PUT, VN)(p, v)
 #if VN == 4
-#define LOAD(p) (*(__global const float4 *)(p))
-#define STORE(v, p) (*(__global float4 *)(p) = (v))
+#define BIAS_AT(p) (*(__global const float4 *)(p))
 #else
-#define LOAD(p) CAT(vload, VN)(0, p)
-#define STORE(v, p) CAT(vstore, VN)(v, 0, p)
+#define BIAS_AT(p) CAT(vload, VN)(0, p)
 #endif
 
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1)))
-void depthwise(__global const float *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PARAM
-               __global float *restrict y, const int CV, /* vectors of channels */
+void depthwise(__global const XT *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PARAM
+               __global XT *restrict y, const int CV, /* vectors of channels */
                const int strips_x, const int strips_y, const int x_off, const int ldx, const int y_off,
                const int ldy, const int res_off, const int ldres, const int H, const int W, const int OH,
                const int OW, const int PT, const int PL, const float p0, const float p1) {
@@ -63,7 +63,7 @@ void depthwise(__global const float *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PAR
 #pragma unroll
         for (int i = 0; i < PX; ++i) acc[j][i] = (VEC)(0.0f);
 
-    __global const float *image = x + x_off + n * H * W * ldx + c;
+    __global const XT *image = x + x_off + n * H * W * ldx + c;
 #pragma unroll
     for (int r = 0; r < (PY - 1) * SH + (KH - 1) * DH + 1; ++r) {
         const int iy = iy0 + r;
@@ -90,7 +90,7 @@ void depthwise(__global const float *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PAR
     }
 
 #if BIAS
-    const VEC b = LOAD(bias + c);
+    const VEC b = BIAS_AT(bias + c);
 #endif
 #pragma unroll
     for (int j = 0; j < PY; ++j) {

@@ -22,10 +22,15 @@
     WEIGHT_BEGIN;                                                                                          \
     __global const QUAD *b = w
 #else
-#define B_PARAM __global const float *restrict b,
+#define B_PARAM __global const XT *restrict b,
 #define B_BEGIN
 #endif
 
+#if SPLIT
+#define CT float
+#else
+#define CT XT
+#endif
 #define KQ (BK / 4)
 /* Quads of A: along k (then stored as a column), or along m with TRANS_A (stored as they are). */
 #if TRANS_A
@@ -58,19 +63,19 @@
 #endif
 
 /* Four floats of a row from column `at`, zeros at and past `end`. */
-static inline float4 quad(__global const float *row, int at, int end, int vector) {
-    if (vector) return EXACT || at < end ? *(__global const float4 *)(row + at) : (float4)(0.0f);
+static inline float4 quad(__global const XT *row, int at, int end, int vector) {
+    if (vector) return EXACT || at < end ? GET4(row + at) : (float4)(0.0f);
     float4 v = (float4)(0.0f);
-    if (at < end) v.x = row[at];
-    if (at + 1 < end) v.y = row[at + 1];
-    if (at + 2 < end) v.z = row[at + 2];
-    if (at + 3 < end) v.w = row[at + 3];
+    if (at < end) v.x = GET(row, at);
+    if (at + 1 < end) v.y = GET(row, at + 1);
+    if (at + 2 < end) v.z = GET(row, at + 2);
+    if (at + 3 < end) v.w = GET(row, at + 3);
     return v;
 }
 
 __kernel __attribute__((reqd_work_group_size(THREADS, 1, 1)))
-void gemm(__global const float *restrict a, B_PARAM BIAS_PARAM RES_PARAM
-          __global float *restrict c, const int M, const int N, const int K, const int lda, const int ldb,
+void gemm(__global const XT *restrict a, B_PARAM BIAS_PARAM RES_PARAM
+          __global CT *restrict c, const int M, const int N, const int K, const int lda, const int ldb,
           const int batch1, const int batch2, const int a0, const int a1, const int a2, const int b0,
           const int b1, const int b2, const int part_steps, const int bias_sm, const int bias_sn,
           const float alpha, const float p0, const float p1) {
@@ -200,7 +205,7 @@ void gemm(__global const float *restrict a, B_PARAM BIAS_PARAM RES_PARAM
                                   : (float4)(bias[m * bias_sm]);
 #endif
 #if RES
-                    const float4 r = *(__global const float4 *)(res + z * M * N + m * N + n);
+                    const float4 r = GET4(res + z * M * N + m * N + n);
 #endif
 #if RES == 1
                     v += r;
@@ -209,7 +214,7 @@ void gemm(__global const float *restrict a, B_PARAM BIAS_PARAM RES_PARAM
 #if RES == 2
                     v += r;
 #endif
-                    *(__global float4 *)(c + m * N + n) = v;
+                    PUT4(c + m * N + n, v);
                 }
 #else
                 const float lanes[4] = {v.x, v.y, v.z, v.w};
@@ -221,13 +226,13 @@ void gemm(__global const float *restrict a, B_PARAM BIAS_PARAM RES_PARAM
                         s += bias[m * bias_sm + (n + l) * bias_sn];
 #endif
 #if RES == 1
-                        s += res[z * M * N + m * N + n + l];
+                        s += GET(res, z * M * N + m * N + n + l);
 #endif
                         s = activate(s, p0, p1);
 #if RES == 2
-                        s += res[z * M * N + m * N + n + l];
+                        s += GET(res, z * M * N + m * N + n + l);
 #endif
-                        c[m * N + n + l] = s;
+                        PUT(c, m * N + n + l, s);
                     }
                 }
 #endif

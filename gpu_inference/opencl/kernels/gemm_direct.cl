@@ -13,22 +13,22 @@
 #define CAT(a, b) CAT_(a, b)
 #define VEC CAT(float, VN)
 #define WIDE (2 * VN)
-#define A(m, k) (TRANS_A ? a[(k) * lda + (m)] : a[(m) * lda + (k)])
+#define A(m, k) (TRANS_A ? GET(a, (k) * lda + (m)) : GET(a, (m) * lda + (k)))
 #if PACKED
 #define B_PARAM WEIGHT_PARAM
 #define B(k, n) WEIGHT(w, (k) * ldb + (n))
 #define B_VEC(v, k) CAT(WEIGHT, VN)(w + (k) * (ldb >> 2) + (n0 >> 2) + (v) * (VN / 4))
 #define B_SCALED SCALED
 #else
-#define B_PARAM __global const float *restrict b,
-#define B(k, n) (TRANS_B ? b[(n) * ldb + (k)] : b[(k) * ldb + (n)])
-#define B_VEC(v, k) CAT(vload, VN)(v, b + (k) * ldb + n0)
+#define B_PARAM __global const XT *restrict b,
+#define B(k, n) (TRANS_B ? GET(b, (n) * ldb + (k)) : GET(b, (k) * ldb + (n)))
+#define B_VEC(v, k) CAT(GET, VN)(b + (k) * ldb + n0 + (v) * VN)
 #define B_SCALED(v, n) (v)
 #endif
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
-void gemm_direct(__global const float *restrict a, B_PARAM BIAS_PARAM RES_PARAM
-                 __global float *restrict c, const int M, const int N, const int K, const int lda, const int ldb,
+void gemm_direct(__global const XT *restrict a, B_PARAM BIAS_PARAM RES_PARAM
+                 __global XT *restrict c, const int M, const int N, const int K, const int lda, const int ldb,
                  const int batch1, const int batch2, const int a0, const int a1, const int a2, const int b0,
                  const int b1, const int b2, const int bias_sm, const int bias_sn, const float alpha,
                  const float p0, const float p1) {
@@ -88,13 +88,13 @@ void gemm_direct(__global const float *restrict a, B_PARAM BIAS_PARAM RES_PARAM
             s += bias[m * bias_sm + n * bias_sn];
 #endif
 #if RES == 1
-            s += res[z * M * N + m * N + n];
+            s += GET(res, z * M * N + m * N + n);
 #endif
             s = activate(s, p0, p1);
 #if RES == 2
-            s += res[z * M * N + m * N + n];
+            s += GET(res, z * M * N + m * N + n);
 #endif
-            c[z * M * N + m * N + n] = s;
+            PUT(c, z * M * N + m * N + n, s);
         }
     }
 }

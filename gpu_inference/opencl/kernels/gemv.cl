@@ -15,8 +15,8 @@
 #define COLUMNS (256 / LANES)
 
 __kernel __attribute__((reqd_work_group_size(256, 1, 1)))
-void gemv(__global const float *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PARAM
-          __global float *restrict y, const int N, const int K, const int bias_sm, const int bias_sn,
+void gemv(__global const XT *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PARAM
+          __global XT *restrict y, const int N, const int K, const int bias_sm, const int bias_sn,
           const float alpha, const float p0, const float p1) {
     __local float sums[ROWS][COLUMNS][LANES + 1];
     WEIGHT_BEGIN;
@@ -35,13 +35,13 @@ void gemv(__global const float *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PARAM
             const float4 f = WEIGHT4(row + q);
 #pragma unroll
             for (int m = 0; m < ROWS; ++m) {
-                __global const float *p = x + m * K + q * 4;
+                __global const XT *p = x + m * K + q * 4;
 #if VEC_A
-                const float4 v = *(__global const float4 *)p;
+                const float4 v = GET4(p);
 #else
                 const int left = K - q * 4;
-                const float4 v = (float4)(p[0], left > 1 ? p[1] : 0.0f, left > 2 ? p[2] : 0.0f,
-                                          left > 3 ? p[3] : 0.0f);
+                const float4 v = (float4)(GET(p, 0), left > 1 ? GET(p, 1) : 0.0f, left > 2 ? GET(p, 2) : 0.0f,
+                                          left > 3 ? GET(p, 3) : 0.0f);
 #endif
                 acc[m] = mad(f, v, acc[m]);
             }
@@ -65,13 +65,13 @@ void gemv(__global const float *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PARAM
             s += bias[m * bias_sm + n * bias_sn];
 #endif
 #if RES == 1
-            s += res[m * N + n];
+            s += GET(res, m * N + n);
 #endif
             s = activate(s, p0, p1);
 #if RES == 2
-            s += res[m * N + n];
+            s += GET(res, m * N + n);
 #endif
-            y[m * N + n] = s;
+            PUT(y, m * N + n, s);
         }
     }
 }

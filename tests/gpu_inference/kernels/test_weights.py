@@ -48,6 +48,39 @@ def test_every_kernel_reads_stored_weights(
     check_conv(replace(shape, weights=weights), choice, epilogue=relu(residual="before"), device=RX580)
 
 
+@pytest.mark.parametrize(
+    ("shape", "choice"),
+    [
+        (SAME3, TILED),
+        (POINTWISE, ConvChoice("tile", tile=SLICED)),
+        (GROUPS, replace(TILED, split=2)),
+        (STEM, ConvChoice("stem", tile=SLICED)),
+        (THIRDS, ConvChoice("direct", px=2, vector=4)),
+        (STEM, ConvChoice("direct", px=4, vector=4)),
+        (DEPTHWISE, ConvChoice("depthwise", px=2, py=2, vector=4)),
+        (POINTWISE, ConvChoice("uniform", px=2, vector=16)),
+        (replace(POINTWISE, c=140), ConvChoice("uniform", split=2, vector=16)),
+        *((WINOGRAD, ConvChoice("winograd2", tile=PADDED, vector=vector)) for vector in (1, 2, 4)),
+    ],
+    ids=shape_id,
+)
+def test_every_kernel_reads_and_writes_halves(check_conv: Any, shape: ConvShape, choice: ConvChoice) -> None:
+    halves = replace(shape, halves=True, weights="fp32" if choice.algorithm == "winograd2" else "fp16")
+    check_conv(halves, choice, epilogue=relu(residual="after"), device=RX580)
+
+
+@pytest.mark.parametrize("shape", [SAME3, STEM, DEPTHWISE, POINTWISE], ids=shape_id)
+def test_the_kernels_of_this_device_read_and_write_halves(check_conv: Any, shape: ConvShape) -> None:
+    check_conv(replace(shape, halves=True), None, epilogue=relu(residual="before"))
+
+
+def test_slices_of_wider_tensors_of_halves(check_conv: Any) -> None:
+    at = Pitches(x=32, x_offset=8, y=40, y_offset=12, residual=28, residual_offset=4)
+    shape = ConvShape(1, 6, 5, 20, 24, 3, 3, 1, 1, 1, 1, 1, 1, halves=True)
+    for choice in (TILED, replace(TILED, split=2), ConvChoice("winograd2", tile=PADDED, vector=1)):
+        check_conv(shape, choice, epilogue=relu(residual="before"), pitches=at, device=RX580)
+
+
 @pytest.mark.parametrize("weights", STORED)
 @pytest.mark.parametrize("shape", [SAME3, STEM, DEPTHWISE, POINTWISE], ids=shape_id)
 def test_the_kernels_of_this_device_read_stored_weights(
