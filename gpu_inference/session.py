@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from gpu_inference.errors import EngineError
+from gpu_inference.opencl.weights import WEIGHT_TYPES, WeightType
 
 if TYPE_CHECKING:
     from gpu_inference.graph.ir import Array, TensorInfo
@@ -53,6 +54,7 @@ def load(
     device: str | int | None = None,
     fallback: bool = True,
     max_batch: int | None = None,
+    weights: WeightType | None = None,
 ) -> Session:
     """Loads an ONNX model.
 
@@ -65,22 +67,31 @@ def load(
         max_batch: the largest size that free dimensions will have: the memory that our engine takes for it
             is logged, and refused where the device has too little, before any of it is taken. None leaves
             that to the first run.
+        weights: how our engine stores the weights of convolutions and products on the card: "fp32", "fp16",
+            "int8" or "int4" (one scale for each output channel). It computes in fp32 whatever they are.
+            None stores them as the model has them: fp16, or else fp32. `polarstream accuracy` says what each
+            costs.
 
     Raises:
         ModelError: the model is broken or asks for what the engine lacks.
         DeviceError: no such device, no driver, or too little memory.
+        EngineError: no such engine or type of weights, or one that the engine lacks.
 
     Example:
         >>> import numpy as np, gpu_inference
         >>> session = gpu_inference.load("model.onnx")  # doctest: +SKIP
         >>> session.run({"x": np.zeros((1, 3, 224, 224), np.float32)})  # doctest: +SKIP
     """
+    if weights is not None and weights not in WEIGHT_TYPES:
+        raise EngineError(f"no weights of type {weights!r}: take {', '.join(WEIGHT_TYPES)}")
     match engine:
         case "opencl":
             from gpu_inference.opencl.session import OpenCLSession
 
-            return OpenCLSession(model, device, fallback=fallback, max_batch=max_batch)
+            return OpenCLSession(model, device, fallback=fallback, max_batch=max_batch, weights=weights)
         case "onnxruntime":
+            if weights is not None:
+                raise EngineError(f"onnxruntime can't store weights as {weights}: take engine='opencl'")
             from gpu_inference.onnxruntime_engine import OnnxRuntimeSession
 
             return OnnxRuntimeSession(model, None if device is None else str(device))

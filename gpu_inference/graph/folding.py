@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 from onnx import helper
 
+from gpu_inference.errors import ModelError
 from gpu_inference.graph.ir import Array, Node
 
 HostFunction = Callable[..., Array | list[Array]]
@@ -45,18 +47,29 @@ def _cast(node: Node, x: Array) -> Array:
 
 
 def _reshape(node: Node, x: Array, shape: Array) -> Array:
-    return x.reshape(resolve_reshape(x.shape, shape, bool(node.attributes.get("allowzero", 0))))
+    return x.reshape(resolve_reshape(node, x.shape, shape))
 
 
-def resolve_reshape(shape: tuple[int, ...], target: Array, allowzero: bool = False) -> tuple[int, ...]:
-    """The shape that Reshape's second input asks for, 0 and -1 replaced."""
-    dims = [int(d) for d in target.reshape(-1)]
-    if not allowzero:
-        dims = [shape[i] if d == 0 else d for i, d in enumerate(dims)]
-    if -1 in dims:
-        rest = int(np.prod([d for d in dims if d != -1], dtype=np.int64))
-        total = int(np.prod(shape, dtype=np.int64))
-        dims[dims.index(-1)] = total // rest if rest else 0
+def resolve_reshape(node: Node, shape: tuple[int, ...], target: Array) -> tuple[int, ...]:
+    """The shape that Reshape's second input asks for, 0 and -1 replaced.
+
+    Raises:
+        ModelError: a tensor of `shape` can't have it.
+    """
+    wanted = [int(d) for d in target.reshape(-1)]
+    dims = list(wanted)
+    if not node.attributes.get("allowzero", 0):
+        dims = [shape[i] if d == 0 and i < len(shape) else d for i, d in enumerate(dims)]
+    total, rest = math.prod(shape), math.prod(d for d in dims if d != -1)
+    if dims.count(-1) == 1 and rest > 0:
+        dims[dims.index(-1)] = total // rest
+    elif -1 in dims and total == rest == 0:
+        dims[dims.index(-1)] = 0
+    if min(dims, default=0) < 0 or math.prod(dims) != total:
+        raise ModelError(
+            f"{node.label}: a tensor {list(shape)} of {total} elements can't become {wanted}: "
+            "give inputs of another shape, or fix the model"
+        )
     return tuple(dims)
 
 

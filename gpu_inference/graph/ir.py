@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import AttributeProto, GraphProto
 
 Array: TypeAlias = NDArray[Any]
 
@@ -55,9 +56,34 @@ class Node:
         domain = f"{self.domain}." if self.domain else ""
         return f"{domain}{self.op} node {self.name!r} (opset {self.opset})"
 
+    @property
+    def captures(self) -> list[str]:
+        """Tensors that its subgraphs (of If, Loop, Scan) read from outside of them."""
+        found: dict[str, None] = {}
+        for value in self.attributes.values():
+            if isinstance(value, GraphProto):
+                found.update(dict.fromkeys(_captures(value)))
+        return list(found)
+
+    @property
+    def reads(self) -> list[str]:
+        """Inputs that are given, and what subgraphs capture."""
+        return [name for name in self.inputs if name] + self.captures
+
     def input(self, index: int) -> str:
         """Name of an input, "" where it isn't given."""
         return self.inputs[index] if index < len(self.inputs) else ""
+
+
+def _captures(graph: GraphProto) -> Iterator[str]:
+    known = {value.name for value in (*graph.input, *graph.initializer)}
+    for node in graph.node:
+        yield from (name for name in node.input if name and name not in known)
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from (name for name in _captures(attribute.g) if name not in known)
+        known.update(node.output)
+    yield from (value.name for value in graph.output if value.name not in known)
 
 
 @dataclass(slots=True)
@@ -70,6 +96,7 @@ class Graph:
         outputs: in the model's order.
         constants: initialisers and what folding made of them.
         opset: of ONNX's own domain.
+        half: weights of convolutions and products were all float16.
     """
 
     nodes: list[Node]
@@ -77,14 +104,14 @@ class Graph:
     outputs: list[TensorInfo]
     constants: dict[str, Array]
     opset: int
+    half: bool = False
 
     def consumers(self) -> dict[str, list[Node]]:
-        """Nodes that read a tensor, one entry for each reading input."""
+        """Nodes that read a tensor, one entry for each reading input and for each that captures it."""
         found: dict[str, list[Node]] = {}
         for node in self.nodes:
-            for name in node.inputs:
-                if name:
-                    found.setdefault(name, []).append(node)
+            for name in node.reads:
+                found.setdefault(name, []).append(node)
         return found
 
     def producers(self) -> Mapping[str, Node]:

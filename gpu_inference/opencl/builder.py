@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,11 +9,10 @@ import numpy as np
 
 from gpu_inference.graph.ir import Array, Node
 from gpu_inference.opencl.choices import Choices
-from gpu_inference.opencl.codegen import Operand, elementwise
 from gpu_inference.opencl.expression import Expr, Leaf, Scalar, expr_dtype, leaves, steps
 from gpu_inference.opencl.launch import Buf, Launch
 from gpu_inference.opencl.recording import HostCall, HostFunction, NeedsValue, Recording
-from gpu_inference.opencl.strided import strided_copy, to_nhwc
+from gpu_inference.opencl.tensors import Tensors, is_channels_last
 from gpu_inference.opencl.traits import DeviceTraits
 from gpu_inference.opencl.value import (
     Layout,
@@ -23,13 +21,13 @@ from gpu_inference.opencl.value import (
     State,
     Storage,
     Value,
-    content_key,
     device_dtype,
     layout_elements,
     layout_strides,
     padded_channels,
     slice_strides,
 )
+from gpu_inference.opencl.weights import WeightType
 
 # A generated kernel reads at most so many tensors and does so many operations: registers are few.
 MAX_LEAVES = 8
@@ -49,6 +47,7 @@ class Builder:
     def __init__(self, node: Node, state: State, recording: Recording, uses: dict[str, int]) -> None:
         self.node = node
         self._state, self._recording, self._uses = state, recording, uses
+        self._tensors = Tensors(state, recording, node.name)
         self._temporaries: list[Storage] = []
         self._anonymous = 0
 
@@ -61,6 +60,11 @@ class Builder:
     def choices(self) -> Choices:
         """Which kernel variants to take."""
         return self._recording.choices
+
+    @property
+    def weights(self) -> WeightType:
+        """How weights of convolutions and products are stored."""
+        return self._recording.weights
 
     # ---- inputs
 
@@ -120,13 +124,13 @@ class Builder:
     def is_nhwc(self, index: int) -> bool:
         """Whether the input lies in NHWC and nowhere plain, so that NHWC is the cheaper way to read it."""
         value = self.value(index)
-        return _channels_last(value) and "plain" not in value.stores and value.host is None
+        return is_channels_last(value) and "plain" not in value.stores and value.host is None
 
     def channels_last(self, index: int) -> tuple[Buf, Slice]:
         """Where an input lies in NHWC, perhaps as channels of a wider tensor."""
         value = self.value(index)
         if value.lazy is not None:
-            self._compute(value, "nhwc")
+            self._tensors.compute(value, "nhwc")
         if value.slice is not None and "slice" in value.stores and "nhwc" not in value.stores:
             return Buf(value.stores["slice"].key), value.slice
         return self.place(value, "nhwc"), Slice(padded_channels(value.shape))
@@ -166,7 +170,7 @@ class Builder:
     def output_channels_last(self, index: int, shape: Sequence[int], dtype: Any) -> tuple[Buf, Slice]:
         """Memory for an output in NHWC: its place in a concatenation's result where it has one."""
         value = self._define(index, shape, dtype)
-        return self._allocate_channels_last(value)
+        return self._tensors.allocate_channels_last(value)
 
     def output_over(self, index: int, source: int, dtype: Any) -> Buf | None:
         """An output in NHWC that overwrites input `source` of the same shape; None where that must stay.
@@ -202,7 +206,7 @@ class Builder:
         for number in range(len(parts)):
             value = self.value(number)
             if value.lazy is not None and value.name in self._recording.places:
-                self._compute(value, "nhwc")
+                self._tensors.compute(value, "nhwc")
         root, start, missing = self._state.roots.get(place.root), place.offset, list[int]()
         for number, size in enumerate(parts):
             value = self.value(number)
@@ -214,32 +218,8 @@ class Builder:
             start += size
         if len(missing) == len(parts):
             return None
-        self._allocate_channels_last(self._define(index, shape, dtype))
+        self._tensors.allocate_channels_last(self._define(index, shape, dtype))
         return missing
-
-    def _allocate_channels_last(self, value: Value) -> tuple[Buf, Slice]:
-        place = self._recording.places.get(value.name)
-        itemsize = device_dtype(value.dtype).itemsize
-        if place is None or len(value.shape) != 4 or value.shape[1] != place.channels or itemsize != 4:
-            storage = self._state.allocate(layout_elements(value.shape, "nhwc") * itemsize)
-            self._state.attach(value, "nhwc", storage)
-            return Buf(storage.key), Slice(padded_channels(value.shape))
-        root = self._state.roots.get(place.root)
-        if root is None:
-            wide = (value.shape[0], place.total, *value.shape[2:])
-            root = self._state.allocate(layout_elements(wide, "nhwc") * itemsize)
-            if place.root != value.name:
-                root.refs += 1  # until the concatenation is there itself
-                self._state.roots[place.root] = root
-        elif place.root == value.name:
-            self._state.roots.pop(place.root)
-            root.refs -= 1
-        if place.root == value.name:
-            self._state.attach(value, "nhwc", root)
-            return Buf(root.key), Slice(place.total)
-        value.slice = Slice(place.total, place.offset)
-        self._state.attach(value, "slice", root)
-        return Buf(root.key), value.slice
 
     def scratch(self, shape: Shape, dtype: Any) -> tuple[Leaf, Buf]:
         """Memory for a result that an expression of this node goes on with; freed after that."""
@@ -323,11 +303,7 @@ class Builder:
             key: its name, unique in the session (start it with the weight's name and say how it is packed);
                 None: by content.
         """
-        array = np.ascontiguousarray(array)
-        key = f"constant:{key or content_key(array)}"
-        if key not in self._recording.uploaded:
-            self._recording.constants.setdefault(key, array)
-        return Buf(key)
+        return self._tensors.constant(array, key)
 
     def packed(self, index: int, packing: str, pack: Callable[[Array], Array]) -> Buf:
         """A known input as `pack` lays it out; named by the weight and `packing`, packed once a session."""
@@ -342,59 +318,11 @@ class Builder:
 
     def launch(self, launch: Launch) -> None:
         """Queues a kernel."""
-        if 0 in launch.global_size:
-            return
-        if not launch.node:
-            launch.node = self.node.name
-        self._recording.launches.append(launch)
+        self._tensors.launch(launch)
 
     def place(self, value: Value, layout: Layout = "plain") -> Buf:
         """Makes `value` lie on the device in `layout`."""
-        if layout in value.stores:
-            return Buf(value.stores[layout].key)
-        if value.lazy is not None:
-            self._compute(value, layout)
-            return self.place(value, layout)
-        if not value.stores:
-            self._upload(value)
-            return self.place(value, layout)
-        itemsize = device_dtype(value.dtype).itemsize
-        if value.slice is not None and "slice" in value.stores and not {"plain", "nhwc"} & set(value.stores):
-            return self._copy_slice(value, value.slice, layout, itemsize)
-        other: Layout = "plain" if layout == "nhwc" else "nhwc"
-        source = value.stores[other]
-        n, c, spatial = value.shape[0], value.shape[1], math.prod(value.shape[2:])
-        if c % 4 == 0 and (spatial == 1 or c == 1):
-            self._state.attach(value, layout, source)
-            return Buf(source.key)
-        storage = self._state.allocate(layout_elements(value.shape, layout) * itemsize)
-        self._state.attach(value, layout, storage)
-        x, y = Buf(source.key), Buf(storage.key)
-        if layout == "nhwc":
-            self.launch(to_nhwc(x, y, n, c, spatial, itemsize))
-        else:
-            strides = layout_strides(value.shape, "nhwc")
-            plain = layout_strides(value.shape, "plain")
-            self.launch(strided_copy(x, y, value.shape, strides, plain, itemsize))
-        return y
-
-    def _copy_slice(self, value: Value, at: Slice, layout: Layout, itemsize: int) -> Buf:
-        """Channels of a wider tensor as a tensor of their own."""
-        storage = self._state.allocate(layout_elements(value.shape, layout) * itemsize)
-        x, y = Buf(value.stores["slice"].key), Buf(storage.key)
-        self._state.attach(value, layout, storage)
-        order = [0, 2, 3, 1] if layout == "nhwc" else [0, 1, 2, 3]
-        strides, walk = slice_strides(value.shape, at), layout_strides(value.shape, layout)
-        sizes, steps = [value.shape[a] for a in order], [strides[a] for a in order]
-        self.launch(strided_copy(x, y, sizes, steps, [walk[a] for a in order], itemsize, at.offset))
-        return y
-
-    def _upload(self, value: Value) -> None:
-        if value.host is None:
-            raise AssertionError(f"{value.name!r} is neither on the host nor on the device")
-        array = np.ascontiguousarray(value.host.astype(device_dtype(value.dtype), copy=False))
-        buffer = self.constant(array, f"{value.constant}:plain" if value.constant else None)
-        self._state.attach(value, "plain", Storage(buffer.tensor, None))
+        return self._tensors.place(value, layout)
 
     # ---- expressions
 
@@ -411,7 +339,7 @@ class Builder:
             if small:
                 return value.lazy
         if value.lazy is not None:
-            self._compute(value, "any")
+            self._tensors.compute(value, "any")
         return Leaf(value)
 
     def result(self, index: int) -> Value:
@@ -421,7 +349,7 @@ class Builder:
     def leaf(self, array: Array) -> Leaf:
         """A constant array as part of an expression."""
         value = Value("", array.shape, array.dtype, 0, array)
-        self._upload(value)
+        self._tensors.upload(value)
         return Leaf(value)
 
     def view(self, index: int, shape: Shape) -> Leaf:
@@ -432,55 +360,6 @@ class Builder:
         self._state.attach(value, "plain", source.stores["plain"])
         value.uses = 0
         return Leaf(value)
-
-    def _compute(self, value: Value, wanted: Layout | str) -> None:
-        """Launches a lazy value's kernel, in NHWC where its inputs lie so."""
-        expr = value.lazy
-        if expr is None:
-            return
-        inputs = leaves(expr)
-        layout = self._layout(value, inputs, wanted)
-        order = [0, *range(2, len(value.shape)), 1] if layout == "nhwc" else list(range(len(value.shape)))
-        operands = {leaf: self._operand(leaf, value.shape, order, layout) for leaf in inputs}
-        count = layout_elements(value.shape, layout)
-        value.lazy = None
-        if layout == "nhwc":
-            out, at = self._allocate_channels_last(value)
-        else:
-            storage = self._state.allocate(count * device_dtype(value.dtype).itemsize)
-            self._state.attach(value, layout, storage)
-            out, at = Buf(storage.key), None
-        loop = [value.shape[axis] for axis in order]
-        if count:
-            sliced = at if "slice" in value.stores else None
-            self.launch(elementwise(expr, loop, operands, out, value.dtype, sliced))
-        for leaf in inputs:
-            self._state.release(leaf)
-
-    def _layout(self, value: Value, inputs: list[Value], wanted: Layout | str) -> Layout:
-        if len(value.shape) not in (3, 4) or value.shape[1] % 4:
-            return "plain"
-        full = [leaf for leaf in inputs if leaf.shape == value.shape]
-        nhwc = [leaf for leaf in full if _channels_last(leaf)]
-        plain = [leaf for leaf in full if not _channels_last(leaf)]
-        if wanted == "nhwc" and not plain:
-            return "nhwc"
-        return "nhwc" if len(nhwc) > len(plain) or (nhwc and wanted == "nhwc") else "plain"
-
-    def _operand(self, leaf: Value, shape: Shape, order: list[int], layout: Layout) -> Operand:
-        if not leaf.stores:
-            self.place(leaf)
-        sliced = leaf.slice if "slice" in leaf.stores and layout == "nhwc" else None
-        if sliced is None or "nhwc" in leaf.stores:
-            sliced = None
-            if layout not in leaf.stores and (leaf.shape == shape or list(leaf.stores) == ["slice"]):
-                self.place(leaf, layout)
-        held = layout if layout in leaf.stores else next(s for s in leaf.stores if s != "slice" or sliced)
-        strides = slice_strides(leaf.shape, sliced) if sliced else layout_strides(leaf.shape, held)
-        missing = len(shape) - len(leaf.shape)
-        padded = [0] * missing + [0 if d == 1 else s for d, s in zip(leaf.shape, strides, strict=True)]
-        offset = sliced.offset if sliced else 0
-        return Operand(Buf(leaf.stores[held].key), tuple(padded[axis] for axis in order), offset)
 
     # ---- the planner's
 
@@ -506,8 +385,4 @@ class Builder:
         """Computes every lazy value that is still needed, before planning pauses."""
         for value in list(self._state.values.values()):
             if value.lazy is not None and value.uses > 0:
-                self._compute(value, "any")
-
-
-def _channels_last(value: Value) -> bool:
-    return "nhwc" in value.stores or "slice" in value.stores
+                self._tensors.compute(value, "any")

@@ -148,7 +148,9 @@ class _Writer:
         head.append(f"    const int e = {'4 * i' if wide else 'i'};")
         head += self._decode(general, offsets)
         text = [_FUNCTIONS] if self._needs_functions(expr) else []
-        text += self._wide(head, result, general) if wide else self._narrow(head, result, general, dtype)
+        text += (
+            self._wide(head, result, general, dtype) if wide else self._narrow(head, result, general, dtype)
+        )
         text.append("}\n")
         moved = sum(min(v.size, count) * v.dtype.itemsize for v in self._values) + count * dtype.itemsize
         return Launch(
@@ -161,7 +163,7 @@ class _Writer:
 
     def _by_four(self, operands: dict[Value, Operand], dtype: np.dtype[Any], general: list[int]) -> bool:
         """Whether four neighbouring elements are neighbours, or the same one, in every tensor."""
-        floats = ("float32", "float64")
+        floats = ("float16", "float32", "float64")
         if math.prod(self._dims) % 4 or any(t.name not in floats for t in (dtype, *self._dtypes())):
             return False
         if general and self._dims[-1] % 4:
@@ -198,8 +200,8 @@ class _Writer:
         write = f"vstore_half({result}, {at}, y)" if dtype.name == "float16" else f"y[{at}] = {result}"
         return [*text, f"    {write};"]
 
-    def _wide(self, head: list[str], result: str, general: list[int]) -> list[str]:
-        """Four neighbouring floats a work-item: memory in 16 bytes, arithmetic one by one."""
+    def _wide(self, head: list[str], result: str, general: list[int], dtype: np.dtype[Any]) -> list[str]:
+        """Four neighbouring floats a work-item: memory in 16 bytes (8 for halves), arithmetic one by one."""
         count = len(self._values)
         inputs = [f"const float v{number}" for number in range(count)] + self._scalar_parameters
         text = [f"static inline float element({', '.join(inputs) or 'void'}) {{"]
@@ -207,16 +209,22 @@ class _Writer:
         text += [f"    return {result};\n}}", *head]
         for number in range(count):
             index = f"x{number}" if number in general else "e" if any(self._strides[number]) else "0"
+            half = self._values[number].dtype.name == "float16"
             if self._strides[number][-1] and any(self._strides[number]):
-                text.append(f"    const float4 w{number} = *(__global const float4*)(a{number} + {index});")
+                at = f"a{number} + {index}"
+                read = f"vloada_half4(0, {at})" if half else f"*(__global const float4*)({at})"
             else:
-                text.append(f"    const float4 w{number} = (float4)(a{number}[{index}]);")
+                read = f"(float4)({f'vload_half({index}, a{number})' if half else f'a{number}[{index}]'})"
+            text.append(f"    const float4 w{number} = {read};")
         scalars = [parameter.split()[-1] for parameter in self._scalar_parameters]
         calls = [
             "element(" + ", ".join([f"w{number}.{part}" for number in range(count)] + scalars) + ")"
             for part in "xyzw"
         ]
-        return [*text, f"    *(__global float4*)(y + {self._place()}) = (float4)({', '.join(calls)});"]
+        four, at = f"(float4)({', '.join(calls)})", f"y + {self._place()}"
+        if dtype.name == "float16":
+            return [*text, f"    vstorea_half4({four}, 0, {at});"]
+        return [*text, f"    *(__global float4*)({at}) = {four};"]
 
     def _emit(self, expr: Expr, names: dict[Value, str]) -> str:
         if id(expr) in self._seen:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpu_inference.opencl.epilogue import Epilogue
 from gpu_inference.opencl.tile import Tile
+from gpu_inference.opencl.weights import WeightType, weight_bytes
 
 if TYPE_CHECKING:
     from gpu_inference.opencl.launch import Buf, Launch
@@ -49,6 +50,8 @@ class ConvShape:
         dw: horizontal dilation.
         groups: divides c and o.
         nchw: the input is plain NCHW instead of NHWC-C4 (only the stem algorithm can read it).
+        weights: how the filters are stored on the card.
+        halves: input, residual and result are stored as float16.
     """
 
     n: int
@@ -68,6 +71,8 @@ class ConvShape:
     dw: int = 1
     groups: int = 1
     nchw: bool = False
+    weights: WeightType = "fp32"
+    halves: bool = False
 
     @property
     def oh(self) -> int:
@@ -113,7 +118,13 @@ class ConvShape:
     def bytes(self) -> float:
         """Input, weights and output once each."""
         x = self.n * self.h * self.w * (self.c if self.nchw else self.c4)
-        return 4.0 * (x + self.o * self.cg * self.kh * self.kw + self.m * self.o4)
+        filters = self.o * self.cg * self.kh * self.kw
+        return self.itemsize * (x + self.m * self.o4) + weight_bytes(self.weights) * filters
+
+    @property
+    def itemsize(self) -> float:
+        """Bytes of an element of input and result."""
+        return 2.0 if self.halves else 4.0
 
     @property
     def pointwise(self) -> bool:
@@ -198,7 +209,7 @@ class ConvPlan(Protocol):
 
     @property
     def packing(self) -> str:
-        """Names the layout that `pack` makes; plans with the same name can share packed weights."""
+        """Names the layout that `pack` makes: same name and shape.weights, same packed weights."""
         ...
 
     @property
@@ -206,8 +217,8 @@ class ConvPlan(Protocol):
         """Scratch that the launches need while they run; mostly 0."""
         ...
 
-    def pack(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Weights float32 [o, c/groups, kh, kw] as the kernel reads them (1-D array)."""
+    def pack(self, weights: NDArray[np.float32]) -> NDArray[Any]:
+        """Weights float32 [o, c/groups, kh, kw] as the kernel reads them: weights.store, 1-D."""
         ...
 
     def launches(
@@ -223,7 +234,8 @@ class ConvPlan(Protocol):
         """The launches in order.
 
         Args:
-            x: float [n, h, w, c4] (plain [n, c, h, w] with shape.nchw).
+            x: float [n, h, w, c4] (plain [n, c, h, w] with shape.nchw); half, as are the residual and y, with
+                shape.halves.
             weights: what `pack` made.
             bias: what `pack_bias` made; exactly when epilogue.bias.
             residual: float [n, oh, ow, o4]; exactly when epilogue.residual isn't "none".

@@ -24,6 +24,7 @@ from typing import Final
 from gpu_inference.opencl.conv_shape import ConvChoice, ConvShape, ceil_div, round_up
 from gpu_inference.opencl.tile import Tile
 from gpu_inference.opencl.traits import DeviceKind, DeviceTraits
+from gpu_inference.opencl.weights import WeightType, conversion_slots, weight_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,8 @@ def product_cost_us(
     gather: bool = False,
     nchw: bool = False,
     x_bytes: float | None = None,
+    weights: WeightType = "fp32",
+    itemsize: float = 4.0,
 ) -> float:
     """Device time of `batch` tiled products [m, k] x [k, o], µs, without the launch itself.
 
@@ -139,6 +142,8 @@ def product_cost_us(
         gather: A is found tap by tap (a convolution that isn't pointwise).
         nchw: A is read float by float from NCHW.
         x_bytes: what A really holds, where taps overlap; None for m * k floats.
+        weights: how B is stored.
+        itemsize: bytes of an element of A and of the result.
     """
     rates = rates_of(device)
     threads, share = tile.threads, tile.tm * tile.tn
@@ -152,7 +157,7 @@ def product_cost_us(
     mads = share * depth
     reads = (tile.tm + tile.tn) // 4 * depth
     slots_a = rates.load_a + rates.load_gather * gather + rates.load_nchw * nchw
-    others = reads + loads_a * slots_a + loads_b * rates.load_b
+    others = reads + loads_a * slots_a + loads_b * (rates.load_b + conversion_slots(weights))
     issue = threads / device.lanes * (mads / rates.efficiency + others)
     local = threads * (tile.tm + tile.tn) * depth * 4 / rates.local_clock_bytes
     kept = share / tile.ks + 0.5 * share * (tile.ks - 1) / tile.ks
@@ -171,11 +176,12 @@ def product_cost_us(
     rounds = ceil_div(busiest, max(resident, 1))
     latency_us = rounds * (steps * step + rates.latency_group) / device.clock_ghz / 1e3
 
-    output = float(batch * m * o * split)
-    x = 4.0 * batch * m * k if x_bytes is None else x_bytes
-    memory_us = (x + 4.0 * (batch * k * o + output)) / device.bandwidth_gbs / 1e3
-    again = batch * (m * k * columns / (4.0 if gather else 1.0) + rows * k * o) + output
-    cache_us = 4.0 * again / device.cache_gbs / 1e3
+    written = (itemsize if split == 1 else 4.0) * batch * m * o * split
+    x = itemsize * batch * m * k if x_bytes is None else x_bytes
+    stored = weight_bytes(weights)
+    memory_us = (x + stored * batch * k * o + written) / device.bandwidth_gbs / 1e3
+    again = itemsize * m * k * columns / (4.0 if gather else 1.0) + stored * rows * k * o
+    cache_us = (batch * again + written) / device.cache_gbs / 1e3
 
     p = rates.sharpness
     return float((issue_us**p + latency_us**p + memory_us**p + cache_us**p) ** (1.0 / p))
@@ -187,9 +193,10 @@ def conv_cost_us(shape: ConvShape, choice: ConvChoice, device: DeviceTraits) -> 
     if choice.algorithm in ("winograd2", "winograd4") and tile is not None:
         out = 2 if choice.algorithm == "winograd2" else 4
         points, tiles = (out + 2) ** 2, shape.n * ceil_div(shape.oh, out) * ceil_div(shape.ow, out)
-        moved = shape.n * shape.h * shape.w * shape.c4 + points * tiles * (shape.c4 + shape.o4)
-        transforms_us = 4e-3 * (moved + shape.m * shape.o4) / device.bandwidth_gbs
-        product = product_cost_us(tiles, shape.o4, shape.c4, points, tile, 1, device)
+        outside = shape.n * shape.h * shape.w * shape.c4 + shape.m * shape.o4
+        moved = shape.itemsize * outside + 4.0 * points * tiles * (shape.c4 + shape.o4)
+        transforms_us = 1e-3 * moved / device.bandwidth_gbs
+        product = product_cost_us(tiles, shape.o4, shape.c4, points, tile, 1, device, weights=shape.weights)
         return product + transforms_us + rates.launch_us + 2 * rates.second_us
     if tile is not None:
         c = shape.c if shape.nchw else round_up(shape.cg, 4)
@@ -204,7 +211,9 @@ def conv_cost_us(shape: ConvShape, choice: ConvChoice, device: DeviceTraits) -> 
             device,
             gather=not shape.pointwise and not shape.nchw,
             nchw=shape.nchw,
-            x_bytes=4.0 * shape.n * shape.h * shape.w * c * shape.groups,
+            x_bytes=shape.itemsize * shape.n * shape.h * shape.w * c * shape.groups,
+            weights=shape.weights,
+            itemsize=shape.itemsize,
         )
         if choice.split > 1:
             parts = shape.m * o * shape.groups * (choice.split + 1)
@@ -224,7 +233,11 @@ def _uniform_cost_us(shape: ConvShape, choice: ConvChoice, device: DeviceTraits)
     groups = ceil_div(shape.m, 64 * px) * blocks * choice.split
     steps = ceil_div(ceil_div(shape.c4, 16), choice.split)
     # of one step of 16 channels: multiply-adds, four reads of each pixel, the weights
-    slots = 16 * px * on / 0.97 + 4 * px * rates.load_a + 4 * on * rates.load_uniform
+    slots = (
+        16 * px * on / 0.97
+        + 4 * px * rates.load_a
+        + 4 * on * (rates.load_uniform + conversion_slots(shape.weights))
+    )
     clocks = slots * at_once * 64 / device.lanes
     ending = rates.epilogue * px * on / 4 * clocks / slots
     rounds = ceil_div(groups, device.compute_units * at_once)
@@ -235,7 +248,7 @@ def _uniform_cost_us(shape: ConvShape, choice: ConvChoice, device: DeviceTraits)
     latency_us = passes * (steps * alone + rates.latency_group) / device.clock_ghz / 1e3
     parts = float(shape.m * shape.o4 * choice.split)
     memory_us = (shape.bytes + 4.0 * parts) / device.bandwidth_gbs / 1e3
-    cache_us = 4e-3 * (shape.m * shape.c4 * blocks + parts) / device.cache_gbs
+    cache_us = 1e-3 * (shape.itemsize * shape.m * shape.c4 * blocks + 4.0 * parts) / device.cache_gbs
     p = rates.sharpness
     total = (issue_us**p + latency_us**p + memory_us**p + cache_us**p) ** (1.0 / p) + rates.launch_us
     if choice.split > 1:
@@ -256,7 +269,7 @@ def _register_cost_us(shape: ConvShape, choice: ConvChoice, device: DeviceTraits
     # rows of taps that neighbouring pixels share, and work-items to hide a memory access behind
     window = (choice.py - 1) * shape.sh + (shape.kh - 1) * shape.dh + 1
     window *= (choice.px - 1) * shape.sw + (shape.kw - 1) * shape.dw + 1
-    cached_us = 4e-3 * items * choice.vector * (window + share) / device.cache_gbs
+    cached_us = 1e-3 * shape.itemsize * items * choice.vector * (window + share) / device.cache_gbs
     rates = rates_of(device)
     rounds = ceil_div(items, device.compute_units * min(device.unit_threads, 768))
     latency_us = rounds * (rates.latency_memory * 1.5 + 40.0 * window) / device.clock_ghz / 1e3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from gpu_inference.opencl.conv_shape import ConvChoice, ConvShape, Pitches, ceil
 from gpu_inference.opencl.epilogue import Epilogue
 from gpu_inference.opencl.launch import Buf, Kernel, Launch
 from gpu_inference.opencl.traits import DeviceTraits
+from gpu_inference.opencl.weights import storage_defines, store, weight_arguments
 
 # Unrolled taps x rows a work-item keeps apart: beyond it the compile time and the registers explode.
 _MAX_TAPS = 49
@@ -55,8 +57,11 @@ class DepthwisePlan:
         """None."""
         return 0
 
-    def pack(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    def pack(self, weights: NDArray[np.float32]) -> NDArray[Any]:
         """[c, 1, kh, kw] to [kh][kw][c4]."""
+        return store(weights, self.shape.weights, self._lay_out)
+
+    def _lay_out(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
         c, _, kh, kw = weights.shape
         out = np.zeros((kh, kw, round_up(c, 4)), np.float32)
         out[..., :c] = weights[:, 0].transpose(1, 2, 0)
@@ -80,7 +85,8 @@ class DepthwisePlan:
         group = 64
         if self.device.is_cpu:
             group = vectors if vectors <= 32 else 8
-        defines = self.epilogue.defines | {
+        defines = self.epilogue.defines | storage_defines(s.weights, s.halves)
+        defines |= {
             "VN": choice.vector,
             "PX": choice.px,
             "PY": choice.py,
@@ -94,7 +100,8 @@ class DepthwisePlan:
         }
         numbers = [vectors, strips_x, strips_y, at.x_offset, at.x or s.c4, at.y_offset, at.y or s.o4]
         numbers += [at.residual_offset, at.residual or s.o4, s.h, s.w, s.oh, s.ow, s.pt, s.pl]
-        pointers = [b for b in (x, weights, bias, residual, y) if b is not None]
+        extra = [b for b in (bias, residual) if b is not None]
+        pointers = (x, *weight_arguments(weights, s.weights, s.o), *extra, y)
         return [
             Launch(
                 kernel=Kernel("depthwise.cl", "depthwise", tuple(sorted(defines.items()))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from gpu_inference.opencl.conv_shape import ConvChoice, ConvShape, Pitches, ceil
 from gpu_inference.opencl.epilogue import Epilogue
 from gpu_inference.opencl.launch import Buf, Kernel, Launch
 from gpu_inference.opencl.traits import DeviceTraits
+from gpu_inference.opencl.weights import storage_defines, store, weight_arguments
 
 
 def _vectors(og: int, vector: int) -> tuple[int, int]:
@@ -56,8 +58,11 @@ class DirectPlan:
         """None."""
         return 0
 
-    def pack(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    def pack(self, weights: NDArray[np.float32]) -> NDArray[Any]:
         """[o, cg, kh, kw] to [groups][blocks][kh][kw][cg][NV*VN], zeros past og."""
+        return store(weights, self.shape.weights, self._lay_out)
+
+    def _lay_out(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
         groups, og = self.shape.groups, self.shape.og
         vn, nv = _vectors(og, self.choice.vector)
         blocks = _blocks(self.shape, vn * nv)
@@ -82,7 +87,8 @@ class DirectPlan:
         vn, nv = _vectors(s.og, self.choice.vector)
         blocks, strips, rows = _blocks(s, vn * nv), ceil_div(s.ow, self.choice.px), s.n * s.oh
         group = 1 if self.device.is_cpu else 64
-        defines = self.epilogue.defines | {
+        defines = self.epilogue.defines | storage_defines(s.weights, s.halves)
+        defines |= {
             "VN": vn,
             "NV": nv,
             "PX": self.choice.px,
@@ -96,7 +102,8 @@ class DirectPlan:
         first, second = blocks * s.groups, strips * rows
         if self.device.is_cpu:
             first, second = second, first
-        pointers = [b for b in (x, weights, bias, residual, y) if b is not None]
+        extra = [b for b in (bias, residual) if b is not None]
+        pointers = (x, *weight_arguments(weights, s.weights, s.o), *extra, y)
         return [
             Launch(
                 kernel=Kernel("conv_direct.cl", "conv_direct", tuple(sorted(defines.items()))),

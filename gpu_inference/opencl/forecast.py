@@ -30,6 +30,7 @@ from gpu_inference.opencl.plan import NeedsInputValue, Planner, Segment
 from gpu_inference.opencl.staging import staging_bytes_of
 from gpu_inference.opencl.traits import DeviceTraits
 from gpu_inference.opencl.tuner import Problem, conv_problem, gemm_problem
+from gpu_inference.opencl.weights import WeightType
 
 
 @dataclass(slots=True)
@@ -181,6 +182,7 @@ def forecast_model(
     model: str | os.PathLike[str] | bytes,
     inputs: Sequence[Mapping[str, Array]],
     device: DeviceTraits,
+    weights: WeightType | None = None,
 ) -> list[Forecast]:
     """Plans a model for a device and prices the plans; nothing runs, and no OpenCL is needed.
 
@@ -189,17 +191,21 @@ def forecast_model(
         inputs: arrays for the model's inputs, a set for each forecast. Their shapes count, and the elements
             of those that shapes depend on.
         device: for example traits.RX580.
+        weights: how they are stored; None as in the model.
 
     Raises:
         ModelError: the model is broken, or can't be planned at these shapes.
         DeviceError: one of its tensors passes the limit of a buffer.
     """
     graph = optimise(import_graph(read_model(model)))
-    return [_forecast(graph, given, device) for given in inputs]
+    return [_forecast(graph, given, device, weights) for given in inputs]
 
 
 def memory_of_model(
-    model: str | os.PathLike[str] | bytes, inputs: Sequence[Mapping[str, Array]], device: DeviceTraits
+    model: str | os.PathLike[str] | bytes,
+    inputs: Sequence[Mapping[str, Array]],
+    device: DeviceTraits,
+    weights: WeightType | None = None,
 ) -> MemoryNeed:
     """Device memory of a session that runs all these sets of inputs, planned without allocating any.
 
@@ -207,32 +213,35 @@ def memory_of_model(
         model: path or bytes.
         inputs: as for `forecast_model`; give the largest batch, or all of them.
         device: what it would run on.
+        weights: how they are stored; None as in the model.
 
     Raises:
         ModelError: the model is broken, or can't be planned at these shapes.
         DeviceError: one of its tensors passes the limit of a buffer.
     """
     graph = optimise(import_graph(read_model(model)))
-    segments = [_plan(graph, given, device)[0] for given in inputs]
+    segments = [_plan(graph, given, device, weights)[0] for given in inputs]
     return memory_need(segments, staging_bytes=staging_bytes_of(device))
 
 
 def _plan(
-    graph: Graph, inputs: Mapping[str, Array], device: DeviceTraits
+    graph: Graph, inputs: Mapping[str, Array], device: DeviceTraits, weights: WeightType | None
 ) -> tuple[Segment, NotingChoices, Planner, list[str]]:
     shapes = {name: (array.shape, array.dtype) for name, array in inputs.items()}
     values: dict[str, Array] = {}
     while True:
         choices = NotingChoices(device)
-        planner = Planner(graph, device, fallback=True, choices=choices)
+        planner = Planner(graph, device, fallback=True, choices=choices, weights=weights)
         try:
             return planner.start(shapes, values), choices, planner, list(values)
         except NeedsInputValue as need:
             values[need.name] = inputs[need.name]
 
 
-def _forecast(graph: Graph, inputs: Mapping[str, Array], device: DeviceTraits) -> Forecast:
-    segment, choices, planner, guessed = _plan(graph, inputs, device)
+def _forecast(
+    graph: Graph, inputs: Mapping[str, Array], device: DeviceTraits, weights: WeightType | None
+) -> Forecast:
+    segment, choices, planner, guessed = _plan(graph, inputs, device, weights)
     rows: dict[Kernel, KernelForecast] = {}
     for launch, choice, time_us in _priced(segment.launches, choices.notes, device):
         row = rows.get(launch.kernel)
@@ -241,12 +250,12 @@ def _forecast(graph: Graph, inputs: Mapping[str, Array], device: DeviceTraits) -
         row.launches += 1
         row.time_us += time_us
         row.flops += launch.flops
-    position = segment.state.position if segment.state is not None else len(graph.nodes)
+    position = segment.state.position if segment.state is not None else len(planner.nodes)
     return Forecast(
         rows=tuple(sorted(rows.values(), key=lambda row: -row.time_us)),
         memory=memory_need([segment], staging_bytes=staging_bytes_of(device)),
-        stops_at=graph.nodes[position].label if segment.state is not None else "",
-        nodes_left=len(graph.nodes) - position,
+        stops_at=planner.nodes[position].label if segment.state is not None else "",
+        nodes_left=len(planner.nodes) - position,
         guessed=tuple(guessed),
         fallback=dict(planner.fallen_back),
     )

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from gpu_inference.opencl.conv_shape import ceil_div, round_up
 from gpu_inference.opencl.cost_model import product_cost_us, rates_of
 from gpu_inference.opencl.epilogue import Epilogue
-from gpu_inference.opencl.launch import Buf, Kernel, Launch
+from gpu_inference.opencl.launch import Argument, Buf, Kernel, Launch
 from gpu_inference.opencl.tile import Tile, tiles_for
 from gpu_inference.opencl.traits import DeviceTraits
+from gpu_inference.opencl.weights import WeightType, storage_defines, store, weight_arguments, weight_bytes
 
 GEMV_ROWS = 4
 
@@ -45,6 +46,8 @@ class GemmShape:
         constant_b: b is a weight without batch strides; `plan.pack` lays it out.
         alpha: factor of the product.
         bias_strides: floats from one bias to the next along m and n.
+        weights: how a constant b is stored on the card.
+        halves: a, b where it isn't constant, residual and c are stored as float16.
     """
 
     m: int
@@ -58,6 +61,8 @@ class GemmShape:
     constant_b: bool = False
     alpha: float = 1.0
     bias_strides: tuple[int, int] = (0, 1)
+    weights: WeightType = "fp32"
+    halves: bool = False
 
     @property
     def flops(self) -> float:
@@ -67,8 +72,9 @@ class GemmShape:
     @property
     def bytes(self) -> float:
         """Every operand once, as if nothing were broadcast."""
-        each = self.m * self.k + self.k * self.n + self.m * self.n
-        return 4.0 * math.prod(self.batch) * each
+        each = 2.0 if self.halves else 4.0
+        b = (weight_bytes(self.weights) if self.constant_b else each) * self.k * self.n
+        return math.prod(self.batch) * (each * (self.m * self.k + self.m * self.n) + b)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +113,7 @@ class GemmPlan:
 
     @property
     def packing(self) -> str:
-        """Plans with the same packing share packed weights."""
+        """Plans with the same packing and shape.weights share packed weights."""
         return "gemv" if self.choice.algorithm == "gemv" else "rows"
 
     @property
@@ -115,22 +121,20 @@ class GemmPlan:
         """The parts of a split inner dimension."""
         return 4 * self.choice.split * self.shape.m * self.shape.n if self.choice.split > 1 else 0
 
-    def pack(self, b: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Constant b, float32 [k, n] ([n, k] with trans_b), as the kernel reads it (1-D array).
+    def pack(self, b: NDArray[np.float32]) -> NDArray[Any]:
+        """Constant b, float32 [k, n] ([n, k] with trans_b), as the kernel reads it: weights.store, 1-D.
 
         Raises:
             ValueError: the shape says that b isn't constant.
         """
         if not self.shape.constant_b:
             raise ValueError("b of this product is not constant: pass the tensor itself to launches()")
-        matrix = b.T if self.shape.trans_b else b
-        k, n = matrix.shape
-        if self.choice.algorithm == "gemv":
-            out = np.zeros((n, round_up(k, 4)), np.float32)
-            out[:, :k] = matrix.T
-        else:
-            out = np.zeros((k, round_up(n, 4)), np.float32)
-            out[:, :n] = matrix
+        return store(b if self.shape.trans_b else b.T, self.shape.weights, self._lay_out)
+
+    def _lay_out(self, columns: NDArray[np.float32]) -> NDArray[np.float32]:
+        rows = columns if self.choice.algorithm == "gemv" else columns.T
+        out = np.zeros((rows.shape[0], round_up(rows.shape[1], 4)), np.float32)
+        out[:, : rows.shape[1]] = rows
         return out.reshape(-1)
 
     def launches(
@@ -169,9 +173,13 @@ class GemmPlan:
         b = (0, 0, 0) if s.constant_b else (0,) * (3 - len(s.batch)) + s.b_strides
         return [s.m, s.n, s.k, lda, ldb, batch[1], batch[2], *a, *b]
 
-    def _trans(self) -> dict[str, int | str]:
+    def _operands(self) -> dict[str, int | str]:
         s = self.shape
-        return {"TRANS_A": int(s.trans_a), "TRANS_B": int(s.trans_b and not s.constant_b)}
+        trans = {"TRANS_A": int(s.trans_a), "TRANS_B": int(s.trans_b and not s.constant_b)}
+        return {**trans, "PACKED": int(s.constant_b), **storage_defines(s.weights, s.halves)}
+
+    def _b(self, b: Buf) -> tuple[Argument, ...]:
+        return weight_arguments(b, self.shape.weights, self.shape.n)
 
     def _tile(self, a: Buf, b: Buf, extra: list[Buf], c: Buf, workspace: Buf | None) -> list[Launch]:
         s, tile, split = self.shape, self.choice.tile, self.choice.split
@@ -181,7 +189,7 @@ class GemmPlan:
         inner = Epilogue() if split > 1 else self.epilogue
         numbers = self._numbers()
         row_bias = s.bias_strides[1] == 1
-        defines = tile.defines | inner.defines | self._trans()
+        defines = tile.defines | inner.defines | self._operands()
         defines |= {
             "SPLIT": int(split > 1),
             "VEC_A": int(all(v % 4 == 0 for v in (numbers[3], *s.a_strides))),
@@ -197,7 +205,7 @@ class GemmPlan:
                 raise ValueError(f"{self.choice.label} needs a workspace of {self.workspace_bytes} bytes")
             target = workspace
         numbers += [ceil_div(steps, split), *s.bias_strides]
-        pointers = [a, b, *(extra if split == 1 else []), target]
+        pointers = [a, *self._b(b), *(extra if split == 1 else []), target]
         batch = math.prod(s.batch)
         product = Launch(
             kernel=Kernel("gemm.cl", "gemm", tuple(sorted(defines.items()))),
@@ -214,8 +222,9 @@ class GemmPlan:
         if split == 1:
             return [product]
         numbers = [s.m, s.n // 4, split, 0, s.n, 0, s.n]
+        endings = self.epilogue.defines | {"HALVES": int(s.halves)}
         reduce = Launch(
-            kernel=Kernel("splitk.cl", "splitk_reduce", tuple(sorted(self.epilogue.defines.items()))),
+            kernel=Kernel("splitk.cl", "splitk_reduce", tuple(sorted(endings.items()))),
             global_size=(round_up(s.m * s.n // 4, 64), 1, 1),
             local_size=(64, 1, 1),
             args=(target, *extra, c, *map(np.int32, numbers), *self.epilogue.parameters),
@@ -226,13 +235,21 @@ class GemmPlan:
     def _direct(self, a: Buf, b: Buf, extra: list[Buf], c: Buf) -> Launch:
         s, rows = self.shape, self.choice.rows
         vector = 16 if self.device.simd_width >= 16 else 8
-        defines = self.epilogue.defines | self._trans() | {"PM": rows, "VN": vector}
+        defines = self.epilogue.defines | self._operands() | {"PM": rows, "VN": vector}
         numbers = [*self._numbers(), *s.bias_strides]
         return Launch(
             kernel=Kernel("gemm_direct.cl", "gemm_direct", tuple(sorted(defines.items()))),
             global_size=(ceil_div(s.m, rows), ceil_div(s.n, 2 * vector), math.prod(s.batch)),
             local_size=(1, 1, 1),
-            args=(a, b, *extra, c, *map(np.int32, numbers), np.float32(s.alpha), *self.epilogue.parameters),
+            args=(
+                a,
+                *self._b(b),
+                *extra,
+                c,
+                *map(np.int32, numbers),
+                np.float32(s.alpha),
+                *self.epilogue.parameters,
+            ),
             flops=s.flops,
             bytes=s.bytes,
         )
@@ -240,12 +257,21 @@ class GemmPlan:
     def _gemv(self, a: Buf, b: Buf, extra: list[Buf], c: Buf) -> Launch:
         s, lanes = self.shape, self.choice.lanes
         defines = self.epilogue.defines | {"ROWS": s.m, "LANES": lanes, "VEC_A": int(s.k % 4 == 0)}
+        defines |= storage_defines(s.weights, s.halves)
         numbers = [s.n, s.k, *s.bias_strides]
         return Launch(
             kernel=Kernel("gemv.cl", "gemv", tuple(sorted(defines.items()))),
             global_size=(ceil_div(s.n, 256 // lanes) * 256, 1, 1),
             local_size=(256, 1, 1),
-            args=(a, b, *extra, c, *map(np.int32, numbers), np.float32(s.alpha), *self.epilogue.parameters),
+            args=(
+                a,
+                *self._b(b),
+                *extra,
+                c,
+                *map(np.int32, numbers),
+                np.float32(s.alpha),
+                *self.epilogue.parameters,
+            ),
             flops=s.flops,
             bytes=s.bytes,
         )
@@ -281,7 +307,17 @@ def cost_us(shape: GemmShape, choice: GemmChoice, device: DeviceTraits) -> float
     """Predicted device time of the product computed by `choice`, µs."""
     batch, rates = math.prod(shape.batch), rates_of(device)
     if choice.algorithm == "tile" and choice.tile is not None:
-        cost = product_cost_us(shape.m, shape.n, shape.k, batch, choice.tile, choice.split, device)
+        cost = product_cost_us(
+            shape.m,
+            shape.n,
+            shape.k,
+            batch,
+            choice.tile,
+            choice.split,
+            device,
+            weights=shape.weights,
+            itemsize=2.0 if shape.halves else 4.0,
+        )
         cost += rates.launch_us
         if choice.split > 1:
             parts = 4e-3 * shape.m * shape.n * (choice.split + 1)
@@ -306,7 +342,7 @@ def plan_gemm(
     """The plan of a product; `choice` is one of `candidates(shape, device)`, None for the cost model's.
 
     Raises:
-        ValueError: an extent is zero, or batch and strides don't match.
+        ValueError: an extent is zero, batch and strides don't match, or weights are stored that are none.
     """
     if min(shape.m, shape.n, shape.k, *shape.batch, 1) < 1:
         raise ValueError(f"an empty product {shape}: handle empty tensors before planning")
@@ -316,4 +352,6 @@ def plan_gemm(
             f"batch {shape.batch} needs as many strides, at most three (a {shape.a_strides}, "
             f"b {shape.b_strides}): merge dimensions that are contiguous in both"
         )
+    if shape.weights != "fp32" and not shape.constant_b:
+        raise ValueError(f"b of {shape} is no weight: it is fp32, whatever the weights are stored as")
     return GemmPlan(shape, epilogue, choice or default_choice(shape, device), device)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpu_inference.opencl.conv_shape import ConvChoice, ConvShape, Pitches, ceil_div, round_up
 from gpu_inference.opencl.epilogue import Epilogue
-from gpu_inference.opencl.launch import Buf, Kernel, Launch
+from gpu_inference.opencl.launch import Argument, Buf, Kernel, Launch
 from gpu_inference.opencl.tile import Tile, tiles_for
 from gpu_inference.opencl.traits import DeviceTraits
+from gpu_inference.opencl.weights import WeightType, storage_defines, store, weight_arguments, weight_bytes
 
 # Rows of packed weights are padded to this, the largest bk, so that every tile can share them.
 K_MULTIPLE: Final = 64
@@ -57,22 +58,27 @@ def product_launch(
     o: int,
     batch: int,
     w_stride: int,
+    kind: WeightType,
     x: Buf,
     weights: Buf,
     y: Buf,
     y_offset: int = 0,
 ) -> Launch:
-    """`batch` products y[b] = x[b] w[b]: x [m, c], w [c padded, o], y [m, o]. No epilogue (for Winograd)."""
+    """`batch` products y[b] = x[b] w[b]: x [m, c], w [c padded, o], y [m, o]. No epilogue (for Winograd).
+
+    Weights of type `kind` have no scales: there is one for each column and product.
+    """
     steps = ceil_div(c, tile.bk)
     defines = tile.defines | {"SPLIT": 0, "POINTWISE": 1, "BATCH": 1, "NCHW": 0} | Epilogue().defines
-    numbers = (m, c, o, steps, steps, 1, w_stride, 0, c, y_offset, o, 0, 0)
+    defines |= storage_defines(kind, False)
+    numbers = (m, c, o, steps, steps, 1, w_stride // 4, 0, c, y_offset, o, 0, 0)
     return Launch(
         kernel=Kernel("conv_nhwc.cl", "conv_nhwc", tuple(sorted(defines.items()))),
         global_size=(ceil_div(o, tile.bn) * tile.threads, ceil_div(m, tile.bm), batch),
         local_size=(tile.threads, 1, 1),
         args=(x, weights, y, *map(np.int32, numbers), np.float32(0.0), np.float32(0.0)),
         flops=2.0 * batch * m * c * o,
-        bytes=4.0 * batch * (m * c + c * o + m * o),
+        bytes=batch * (4.0 * (m * c + m * o) + weight_bytes(kind) * c * o),
     )
 
 
@@ -96,9 +102,10 @@ class TilePlan:
         s = self.shape
         return 4 * self.choice.split * s.m * s.o4 if self.choice.split > 1 else 0
 
-    def pack(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    def pack(self, weights: NDArray[np.float32]) -> NDArray[Any]:
         """See pack_tile and pack_nchw."""
-        return pack_nchw(weights) if self.shape.nchw else pack_tile(weights, self.shape.groups)
+        s = self.shape
+        return store(weights, s.weights, pack_nchw if s.nchw else lambda w: pack_tile(w, s.groups))
 
     def launches(
         self,
@@ -122,12 +129,12 @@ class TilePlan:
         o_all = s.groups * o
         ldx, ldy, ldres = at.x or s.c4, at.y or s.o4, at.residual or s.o4
         inner = Epilogue() if split > 1 else self.epilogue
-        defines = tile.defines | inner.defines
+        defines = tile.defines | inner.defines | storage_defines(s.weights, s.halves)
         pointwise = s.pointwise and not s.nchw
         defines |= {"SPLIT": int(split > 1), "POINTWISE": int(pointwise), "BATCH": 0, "NCHW": int(s.nchw)}
         if s.nchw:
             defines["MAX_K"] = round_up(k, K_MULTIPLE)
-        pointers = [x, weights]
+        pointers: list[Argument] = [x, *weight_arguments(weights, s.weights, s.o)]
         if split == 1:
             pointers += [b for b in (bias, residual) if b is not None]
         target = y
@@ -136,7 +143,7 @@ class TilePlan:
                 raise ValueError(f"{self.choice.label} needs a workspace of {self.workspace_bytes} bytes")
             target = workspace
         y_offset, y_pitch = (at.y_offset, ldy) if split == 1 else (0, o_all)
-        numbers = [s.m, c, o, steps, part_steps, split, round_up(k, K_MULTIPLE) * o, at.x_offset, ldx]
+        numbers = [s.m, c, o, steps, part_steps, split, round_up(k, K_MULTIPLE) * o // 4, at.x_offset, ldx]
         numbers += [y_offset, y_pitch, at.residual_offset, ldres]
         if not pointwise:
             numbers += [s.h, s.w, s.oh, s.ow, s.kh, s.kw, s.sh, s.sw, s.pt, s.pl, s.dh, s.dw]
@@ -166,8 +173,9 @@ def split_reduction(
     quads = shape.groups * round_up(shape.og, 4) // 4
     numbers = [shape.m, quads, split, at.y_offset, at.y or shape.o4]
     numbers += [at.residual_offset, at.residual or shape.o4]
+    defines = epilogue.defines | {"HALVES": int(shape.halves)}
     return Launch(
-        kernel=Kernel("splitk.cl", "splitk_reduce", tuple(sorted(epilogue.defines.items()))),
+        kernel=Kernel("splitk.cl", "splitk_reduce", tuple(sorted(defines.items()))),
         global_size=(round_up(shape.m * quads, 64), 1, 1),
         local_size=(64, 1, 1),
         args=(*pointers, *map(np.int32, numbers), *epilogue.parameters),

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from gpu_inference.opencl.conv_shape import ConvShape, round_up
 
 
-def to_nhwc4(x: NDArray[np.float32]) -> NDArray[np.float32]:
+def to_nhwc4(x: NDArray[Any]) -> NDArray[Any]:
     """[n, c, h, w] to [n, h, w, c4] with zeros in the padding channels."""
     n, c, h, w = x.shape
-    out = np.zeros((n, h, w, round_up(c, 4)), np.float32)
+    out = np.zeros((n, h, w, round_up(c, 4)), x.dtype)
     out[..., :c] = x.transpose(0, 2, 3, 1)
     return out
 
 
-def convolution(
-    x: NDArray[np.float32], weights: NDArray[np.float32], shape: ConvShape
-) -> NDArray[np.float32]:
+def convolution(x: NDArray[Any], weights: NDArray[np.float32], shape: ConvShape) -> NDArray[np.float32]:
     """[n, c, h, w] and [o, c/groups, kh, kw] to [n, oh, ow, o], summed in float64."""
     s = shape
     rows, columns = s.h + s.pt + s.pb, s.w + s.pl + s.pr

@@ -18,19 +18,22 @@ import gpu_inference.opencl.lowering  # noqa: F401 - registers every operator
 from gpu_inference.errors import ModelError
 from gpu_inference.graph import folding
 from gpu_inference.graph.ir import Array, Graph, Node
+from gpu_inference.graph.partition import Partition, partitioned
 from gpu_inference.opencl.builder import Builder
 from gpu_inference.opencl.choices import Choices
 from gpu_inference.opencl.launch import Launch
 from gpu_inference.opencl.lowering.registry import Unsupported, lowering_of
-from gpu_inference.opencl.lowering.through_onnxruntime import lower_through_onnxruntime
+from gpu_inference.opencl.lowering.through_onnxruntime import lower_partition, lower_through_onnxruntime
 from gpu_inference.opencl.placement import concatenation_places
 from gpu_inference.opencl.recording import HostCall, NeedsValue, Recording
 from gpu_inference.opencl.traits import DeviceTraits
 from gpu_inference.opencl.value import Shape, State, Storage, Value, device_dtype
+from gpu_inference.opencl.weights import WeightType
 
 # Nodes whose inputs the host knows are computed there up to so many elements.
 MAX_HOST_ELEMENTS: Final = 65536
 MAX_CONTINUATIONS: Final = 32
+_NO_OPERATOR: Final = "this engine has no such operator"
 
 
 class NeedsInputValue(Exception):
@@ -81,6 +84,7 @@ class Planner:
         uploaded: keys of constants that are on the device already; the session adds to it.
         fallback: nodes that have no lowering run on onnxruntime instead of raising.
         choices: which kernel variants to take; None for the cost model's.
+        weights: how those of convolutions and products are stored; None as in the model: fp16, or else fp32.
     """
 
     def __init__(
@@ -91,7 +95,10 @@ class Planner:
         *,
         fallback: bool = False,
         choices: Choices | None = None,
+        weights: WeightType | None = None,
     ) -> None:
+        if fallback:
+            graph = partitioned(graph, _runs_elsewhere)
         self._graph, self._device, self._uploaded = graph, device, uploaded
         self._choices = choices or Choices(device)
         self._uses: dict[str, int] = Counter(name for node in graph.nodes for name in node.inputs if name)
@@ -99,7 +106,13 @@ class Planner:
             self._uses[output.name] = self._uses.get(output.name, 0) + 1
         self._places = concatenation_places(graph)
         self._fallback = fallback
+        self._weights: WeightType = weights or ("fp16" if graph.half else "fp32")
         self.fallen_back: dict[str, str] = {}
+
+    @property
+    def nodes(self) -> list[Node]:
+        """What `State.position` counts: neighbours that run on onnxruntime are one."""
+        return self._graph.nodes
 
     def start(
         self, shapes: Mapping[str, tuple[Shape, np.dtype[Any]]], values: Mapping[str, Array]
@@ -174,6 +187,7 @@ class Planner:
             segment.launches,
             segment.constants,
             places=self._places,
+            weights=self._weights,
         )
         nodes = self._graph.nodes
         while state.position < len(nodes):
@@ -213,6 +227,11 @@ class Planner:
         return segment
 
     def _lower(self, node: Node, builder: Builder, state: State) -> None:
+        if isinstance(node, Partition):
+            for member in node.nodes:
+                self.fallen_back.setdefault(member.label, _NO_OPERATOR)
+            lower_partition(node, builder)
+            return
         arrays = [state.values[name].host if name else None for name in node.inputs]
         known = all(array is not None or not name for array, name in zip(arrays, node.inputs, strict=True))
         if known and sum(a.size for a in arrays if a is not None) <= MAX_HOST_ELEMENTS:
@@ -223,7 +242,7 @@ class Planner:
                 return
         function = lowering_of(node)
         if function is None:
-            reason = "this engine has no such operator"
+            reason = _NO_OPERATOR
         else:
             try:
                 function(node, builder)
@@ -237,3 +256,8 @@ class Planner:
             )
         self.fallen_back.setdefault(node.label, reason)
         lower_through_onnxruntime(node, builder)
+
+
+def _runs_elsewhere(node: Node) -> bool:
+    """Whether onnxruntime has to run the node whatever its shapes are."""
+    return lowering_of(node) is None and (bool(node.domain) or node.op not in folding.HOST)

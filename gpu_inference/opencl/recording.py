@@ -12,6 +12,7 @@ from gpu_inference.opencl.launch import Launch
 from gpu_inference.opencl.placement import Place
 from gpu_inference.opencl.traits import DeviceTraits
 from gpu_inference.opencl.value import Value
+from gpu_inference.opencl.weights import WeightType
 
 HostFunction: TypeAlias = Callable[[list[Array | None]], list[Array]]
 
@@ -46,6 +47,7 @@ class Recording:
         constants: new ones by key, as they go to the device.
         host_call: where the segment ends in one.
         places: tensors that can be computed in their place in a concatenation's result.
+        weights: how those of convolutions and products are stored.
     """
 
     device: DeviceTraits
@@ -55,3 +57,4 @@ class Recording:
     constants: dict[str, Array] = field(default_factory=dict)
     host_call: HostCall | None = None
     places: Mapping[str, Place] = field(default_factory=dict)
+    weights: WeightType = "fp32"

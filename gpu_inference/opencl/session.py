@@ -26,6 +26,7 @@ from gpu_inference.opencl.plan import MAX_CONTINUATIONS, NeedsInputValue, Planne
 from gpu_inference.opencl.replay import ReplayList
 from gpu_inference.opencl.timing import LaunchTimer
 from gpu_inference.opencl.tuner import Progress, Tuner, TuningCache
+from gpu_inference.opencl.weights import WeightType
 
 _log = logging.getLogger(__name__)
 
@@ -119,6 +120,7 @@ class OpenCLSession:
         device: index or part of a name; None for the best.
         fallback: run missing operators on onnxruntime.
         max_batch: size of free dimensions to weigh the device's memory for, here instead of at the first run.
+        weights: how those of convolutions and products are stored; None as in the model: fp16, or else fp32.
 
     Raises:
         DeviceError: the device has too little memory for `max_batch`; none was taken.
@@ -131,13 +133,14 @@ class OpenCLSession:
         *,
         fallback: bool = True,
         max_batch: int | None = None,
+        weights: WeightType | None = None,
     ) -> None:
         graph = optimise(import_graph(read_model(model)))
-        self._open(graph, open_device(pick_device(device)), fallback)
+        self._open(graph, open_device(pick_device(device)), fallback, weights)
         if max_batch is not None:
             self._foresee(max_batch)
 
-    def _open(self, graph: Graph, handle: DeviceHandle, fallback: bool) -> None:
+    def _open(self, graph: Graph, handle: DeviceHandle, fallback: bool, weights: WeightType | None) -> None:
         import pyopencl as cl
 
         self._cl: Any = cl
@@ -147,7 +150,12 @@ class OpenCLSession:
         self._tuner = _tuner_of(handle)
         self._choices = Choices(handle.traits, self._tuner)
         self._planner = Planner(
-            graph, handle.traits, self._buffers.constants, fallback=fallback, choices=self._choices
+            graph,
+            handle.traits,
+            self._buffers.constants,
+            fallback=fallback,
+            choices=self._choices,
+            weights=weights,
         )
         self._first: Segment | None = None
         self._last: Segment | None = None

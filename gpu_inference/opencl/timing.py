@@ -68,13 +68,13 @@ class LaunchTimer:
     def empty(self, size_bytes: int) -> Any:
         """A buffer filled with NaN, so that what a kernel forgets to write shows."""
         buffer = self._cl.Buffer(self._context, self._cl.mem_flags.READ_WRITE, max(size_bytes, 16))
-        pattern = np.array(np.nan, np.float32)
+        pattern = np.array(0x7FFF7FFF, np.uint32)  # NaN as a float, and twice NaN as a half
         self._cl.enqueue_fill_buffer(self._queue, buffer, pattern, 0, max(size_bytes, 16) // 4 * 4)
         return buffer
 
-    def download(self, buffer: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """The first floats of a buffer."""
-        out = np.empty(shape, np.float32)
+    def download(self, buffer: Any, shape: tuple[int, ...], dtype: type[Any] = np.float32) -> NDArray[Any]:
+        """The first elements of a buffer."""
+        out = np.empty(shape, dtype)
         self._cl.enqueue_copy(self._queue, out, buffer)
         return out
 

@@ -99,7 +99,10 @@ def conv_problem(shape: ConvShape, epilogue: Epilogue, device: DeviceTraits) -> 
         residual = Buf("res") if epilogue.residual != "none" else None
         return plan.launches(Buf("x"), Buf("w"), bias, residual, Buf("y"), Buf("ws")), sizes
 
-    key = f"conv {'x'.join(str(int(value)) for value in astuple(shape))} {_epilogue_key(epilogue)}"
+    *sizes, weights, halves = astuple(shape)
+    key = (
+        f"conv {'x'.join(str(int(size)) for size in sizes)} {weights} {int(halves)} {_epilogue_key(epilogue)}"
+    )
     return Problem(key, tuple(sorted(costs, key=lambda item: item[1])), launches)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from gpu_inference.opencl.conv_shape import ConvChoice, ConvShape, Pitches, ceil_div, round_up
 from gpu_inference.opencl.epilogue import Epilogue
 from gpu_inference.opencl.implicit import split_reduction
-from gpu_inference.opencl.launch import Buf, Kernel, Launch
+from gpu_inference.opencl.launch import Argument, Buf, Kernel, Launch
 from gpu_inference.opencl.traits import DeviceKind, DeviceTraits
+from gpu_inference.opencl.weights import storage_defines, store, weight_arguments
 
 WAVE: Final = 64
 # Steps of four channels that a lane reads at once: a cache line of 64 bytes, which would be gone before its
@@ -30,8 +31,13 @@ _SHARES: Final[dict[DeviceKind, tuple[tuple[int, int], ...]]] = {
 
 
 def supports_uniform(shape: ConvShape) -> bool:
-    """Rows of x must be rows of the product."""
-    return shape.pointwise and shape.groups == 1 and not shape.nchw
+    """Rows of x must be rows of the product, and weights floats.
+
+    The kernel reads other types too, but a weight that serves one or two pixels of a lane isn't worth turning
+    into a float: on gfx803 50% of the loop would be multiply-adds with halves, 33% with int8, 22% with int4,
+    against 94% of the tiled kernel.
+    """
+    return shape.pointwise and shape.groups == 1 and not shape.nchw and shape.weights == "fp32"
 
 
 def uniform_choices(shape: ConvShape, device: DeviceTraits) -> list[ConvChoice]:
@@ -68,8 +74,11 @@ class UniformPlan:
         """The parts of a split inner dimension."""
         return 4 * self.choice.split * self.shape.m * self.shape.o4 if self.choice.split > 1 else 0
 
-    def pack(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    def pack(self, weights: NDArray[np.float32]) -> NDArray[Any]:
         """[o, c, 1, 1] to [blocks][c padded to whole steps][ON], zeros past o and c."""
+        return store(weights, self.shape.weights, self._lay_out)
+
+    def _lay_out(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
         on = self.choice.vector
         o, c = weights.shape[:2]
         blocks, rows = ceil_div(o, on), round_up(c, 4)
@@ -94,14 +103,15 @@ class UniformPlan:
         s, at, choice = self.shape, pitches or Pitches(), self.choice
         split, target = choice.split, y
         inner = Epilogue() if split > 1 else self.epilogue
-        pointers = [x, weights]
+        pointers: list[Argument] = [x, *weight_arguments(weights, s.weights, s.o)]
         if split == 1:
             pointers += [b for b in (bias, residual) if b is not None]
         elif workspace is None:
             raise ValueError(f"{choice.label} needs a workspace of {self.workspace_bytes} bytes")
         else:
             target = workspace
-        defines = inner.defines | {
+        defines = inner.defines | storage_defines(s.weights, s.halves)
+        defines |= {
             "DEPTH": DEPTH,
             "ON": choice.vector,
             "PX": choice.px,

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from polarstream.cli import (
+    accuracy,
     alerts,
     backtest,
     bench,
@@ -66,6 +67,7 @@ backtest.register(app)
 checks.register(app)
 gpu.register(app)
 forecast.register(app)
+accuracy.register(app)
 app.add_typer(broker.app, name="broker")
 app.add_typer(topics.app, name="topics")
 app.add_typer(dlq.app, name="dlq")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from polarstream.cli.gpu import ModelArgument, engine_errors, require_file
+from polarstream.cli.gpu import ModelArgument, WeightsOption, engine_errors, require_file, weight_type
 from polarstream.cli.options import JsonOption, examples
 from polarstream.cli.output import print_json, print_table, progress_bar, size
 
@@ -34,6 +34,7 @@ def forecast(
         list[int] | None,
         typer.Option(min=1, help="Size of free dimensions; may be given more than once (default: 1)."),
     ] = None,
+    weights: WeightsOption = None,
     top: Annotated[int, typer.Option(min=1, help="Rows to show, the slowest first.")] = 25,
     json: JsonOption = False,
 ) -> None:
@@ -47,10 +48,11 @@ def forecast(
     from polarstream.gpu_report import example_inputs
 
     require_file(model)
-    sizes = batch or [1]
+    sizes, kind = batch or [1], None if weights is None else weight_type(weights)
     with engine_errors():
         inputs = [example_inputs(forecasting.inputs_of(model), one) for one in sizes]
-        found = dict(zip(sizes, forecasting.forecast_model(model, inputs, RX580), strict=True))
+        forecasts = forecasting.forecast_model(model, inputs, RX580, kind)
+        found = dict(zip(sizes, forecasts, strict=True))
         compiled = gfx803.toolchain() is not None
         with progress_bar("compiling for gfx803", show=not json and compiled) as move:
             kernels = list(dict.fromkeys(row.kernel for one in found.values() for row in one.rows))

@@ -16,6 +16,7 @@ from streams.errors import Stop, UsageError
 
 if TYPE_CHECKING:
     from gpu_inference.opencl.session import OpenCLSession
+    from gpu_inference.opencl.weights import WeightType
     from polarstream.gpu_report import GpuReport
 
 DeviceOption = Annotated[
@@ -24,6 +25,14 @@ DeviceOption = Annotated[
         "--device",
         metavar="DEVICE",
         help="Index, or part of the name, vendor or platform (default: the best).",
+    ),
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="TYPE",
+        help="How weights are stored: fp32, fp16, int8 or int4 (default: as the model has them).",
     ),
 ]
 BatchOption = Annotated[int, typer.Option(min=1, help="Size of free dimensions, the batch among them.")]
@@ -66,13 +75,28 @@ def require_file(model: Path) -> None:
         raise UsageError(f"there is no file '{model}': name an .onnx file")
 
 
+def weight_type(name: str) -> WeightType:
+    """A type of stored weights by its name.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    from gpu_inference.opencl.weights import WEIGHT_TYPES
+
+    found = next((kind for kind in WEIGHT_TYPES if kind == name), None)
+    if found is None:
+        raise UsageError(f"no weights of type '{name}': take {', '.join(WEIGHT_TYPES)}")
+    return found
+
+
 @contextmanager
-def _opened(model: Path, device: str | None) -> Iterator[OpenCLSession]:
+def _opened(model: Path, device: str | None, weights: str | None) -> Iterator[OpenCLSession]:
     require_file(model)
+    kind = None if weights is None else weight_type(weights)
     from gpu_inference.opencl.session import OpenCLSession
 
     with engine_errors():
-        session = OpenCLSession(model, device)
+        session = OpenCLSession(model, device, weights=kind)
         try:
             yield session
         finally:
@@ -119,6 +143,7 @@ def tune(
     model: ModelArgument,
     batch: BatchOption = 1,
     device: DeviceOption = None,
+    weights: WeightsOption = None,
     again: Annotated[bool, typer.Option("--again", help="Also what was tuned before.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -126,7 +151,7 @@ def tune(
     from polarstream.gpu_report import example_inputs
 
     with (
-        _opened(model, device) as session,
+        _opened(model, device, weights) as session,
         progress_bar("tuning", show=not json) as move,
     ):
         inputs = example_inputs(session.inputs, batch)
@@ -141,6 +166,7 @@ def profile(
     model: ModelArgument,
     batch: BatchOption = 1,
     device: DeviceOption = None,
+    weights: WeightsOption = None,
     top: Annotated[int, typer.Option(min=1, help="Rows to show, the slowest first.")] = 25,
     trace: Annotated[Path | None, typer.Option(help="Write a Chrome trace (chrome://tracing) here.")] = None,
     json: JsonOption = False,
@@ -149,7 +175,7 @@ def profile(
     from gpu_inference.devices import pick_device
     from polarstream.gpu_report import chrome_trace, example_inputs, profile_model
 
-    with _opened(model, device) as session:
+    with _opened(model, device, weights) as session:
         inputs = example_inputs(session.inputs, batch)
         if not json:  # before anything is allocated, so that it stands there if the device refuses
             print(f"takes {session.memory_need(inputs)}", flush=True)

@@ -50,6 +50,37 @@ def test_an_elementwise_chain_is_one_launch() -> None:
     session.close()
 
 
+@pytest.mark.parametrize(
+    "wanted", [[5, 5], [-1, 5], [-1, -1], [3, -2], [0, 0, 0, 12]], ids=lambda dims: "x".join(map(str, dims))
+)
+def test_a_reshape_that_can_not_be_is_named(wanted: list[int]) -> None:
+    shape = {"s": np.int64(wanted)}
+    session = OpenCLSession(
+        model_of([node("Reshape", "x s", "r"), node("Exp", "r", "y")], {"y": FLOAT}, shape)
+    )
+    with pytest.raises(ModelError, match=r"Reshape node 'r' .* \[3, 4\] of 12 elements can't become") as told:
+        session.run({"x": np.zeros((3, 4), np.float32)})
+    assert str(wanted) in str(told.value)
+    session.close()
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted", "found"),
+    [
+        ((3, 4), [0, -1, 2], (3, 2, 2)),
+        ((0, 4), [-1, 4], (0, 4)),
+        ((1, 1), [], ()),
+    ],
+)
+def test_reshape_keeps_zeros_and_finds_the_rest(
+    shape: tuple[int, int], wanted: list[int], found: tuple[int, ...]
+) -> None:
+    model = model_of([node("Reshape", "x s", "y")], {"y": FLOAT}, {"s": np.array(wanted, np.int64)})
+    session = OpenCLSession(model)
+    assert session.run({"x": np.zeros(shape, np.float32)})["y"].shape == found
+    session.close()
+
+
 def test_an_intermediate_that_two_nodes_read_is_computed_once_and_right() -> None:
     model = model_of(
         [node("Exp", "x", "p"), node("Neg", "p", "a"), node("Mul", "p p", "b"), node("Add", "a b", "y")],

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 
 from gpu_inference import DeviceError, KernelError, conformance, devices, standard_models
@@ -70,6 +71,40 @@ def test_a_file_that_is_not_there_is_a_wrong_usage(cli: Cli) -> None:
     shown = cli.run("profile", "nothing.onnx")
     assert shown.returncode == 2
     assert "there is no file 'nothing.onnx'" in shown.stderr
+
+
+@needs_device
+def test_accuracy_compares_the_types_on_given_inputs(cli: Cli, tmp_path: Path) -> None:
+    path, frames = tmp_path / "net.onnx", tmp_path / "frames.npz"
+    net = standard_models.Network((1, 16))
+    path.write_bytes(net.model(net.linear("x", 16, 12)))
+    np.savez(frames, x=np.random.default_rng(0).standard_normal((5, 16)).astype(np.float32))
+    shown = cli.run("accuracy", str(path), "--inputs", str(frames))
+    assert [line.split()[0] for line in shown.stdout.splitlines()[1:]] == ["fp32", "fp16", "int8", "int4"]
+    found = json.loads(
+        cli.run("accuracy", str(path), "--inputs", str(frames), "--weights", "int8", "--json").stdout
+    )
+    exact, stored = found["types"]
+    assert (exact["weights"], stored["weights"]) == ("fp32", "int8")
+    assert 0 < stored["max_error"] < 0.02
+    assert stored["ratio"] < 0.5
+    assert stored["agreement"] * 5 in range(6)
+
+
+def test_accuracy_refuses_what_it_can_not_use(cli: Cli, model: str, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.npz"
+    wrong.write_text("no archive")
+    for arguments, complaint in (
+        (["--weights", "int2"], "no weights of type 'int2': take fp32, fp16, int8, int4"),
+        (["--inputs", str(wrong)], "is no .npz file of numbers"),
+        (["--inputs", str(tmp_path / "none.npz")], "there is no file"),
+    ):
+        shown = cli.run("accuracy", model, *arguments)
+        assert shown.returncode == 2
+        assert complaint in shown.stderr
+    shown = cli.run("tune", model, "--weights", "half")
+    assert shown.returncode == 2
+    assert "no weights of type 'half'" in shown.stderr
 
 
 @needs_device

@@ -12,16 +12,6 @@ def remove_dead_code(graph: Graph) -> None:
     for node in reversed(graph.nodes):
         if any(name in needed for name in node.outputs if name):
             kept.append(node)
-            needed.update(name for name in node.inputs if name)
-            needed.update(_captured(node))
+            needed.update(node.reads)
     graph.nodes = kept[::-1]
     graph.constants = {name: array for name, array in graph.constants.items() if name in needed}
-
-
-def _captured(node: Node) -> set[str]:
-    """Names that a node's subgraphs read from outside."""
-    names: set[str] = set()
-    for value in node.attributes.values():
-        if hasattr(value, "node") and hasattr(value, "initializer"):
-            names.update(name for inner in value.node for name in inner.input)
-    return names

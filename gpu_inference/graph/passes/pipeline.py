@@ -7,10 +7,12 @@ from gpu_inference.graph.passes.batch_norm import fuse_batch_norm, fuse_pads
 from gpu_inference.graph.passes.constants import fold_constants
 from gpu_inference.graph.passes.dead_code import remove_dead_code
 from gpu_inference.graph.passes.epilogues import fuse_epilogues
+from gpu_inference.graph.passes.halves import widen_halves
 
 
 def optimise(graph: Graph) -> Graph:
     """Rewrites `graph` in place, and returns it."""
+    widen_halves(graph)
     fold_constants(graph)
     fuse_pads(graph)
     fuse_batch_norm(graph)

@@ -7,7 +7,7 @@
  * of channels: x is read float by float).
  *
  * Layout   x float [N, H, W, ldx] from x_off; with NCHW plain [N, C, H, W]
- *          w float [groups][blocks of NV*VN output channels][KH][KW][Cg][NV*VN], zeros past Og
+ *          w quads (weights.clh) of [groups][blocks of NV*VN output channels][KH][KW][Cg][NV*VN], zeros past Og
  *          y float [N, OH, OW, ldy] from y_off; res likewise. With O not a multiple of 4, the padding channels
  *          of y are written too (with the activation of zero): they must be finite.
  * Work     one work-item: PX neighbouring pixels of one output row x NV*VN output channels, PX*NV vectors of
@@ -16,13 +16,15 @@
  *          (BLOCKS_FIRST), so that neighbouring lanes read neighbouring weights and the same pixels.
  */
 #include "epilogue.clh"
+#include "weights.clh"
 
 #define CAT_(a, b) a##b
 #define CAT(a, b) CAT_(a, b)
 #define VEC CAT(float, VN)
-#define VLOAD CAT(vload, VN)
+#define WEIGHTS_AT(p) CAT(WEIGHT, VN)(p)
 #define VSTORE CAT(vstore, VN)
 #define WIDE (NV * VN)
+#define WIDE4 (WIDE / 4)
 /* floats from a pixel to the next, from a channel to the next */
 #if NCHW
 #define STEP_X 1
@@ -33,8 +35,8 @@
 #endif
 
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1)))
-void conv_direct(__global const float *restrict x, __global const float *restrict w, BIAS_PARAM RES_PARAM
-                 __global float *restrict y,
+void conv_direct(__global const XT *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PARAM
+                 __global XT *restrict y,
                  const int rows,   /* N*OH */
                  const int strips, /* ceil(OW / PX) */
                  const int blocks, /* of output channels in a group */
@@ -42,6 +44,7 @@ void conv_direct(__global const float *restrict x, __global const float *restric
                  const int y_off, const int ldy, const int res_off, const int ldres, const int H, const int W,
                  const int OH, const int OW, const int KH, const int KW, const int SH, const int SW, const int PT,
                  const int PL, const int DH, const int DW, const float p0, const float p1) {
+    WEIGHT_BEGIN;
 #if BLOCKS_FIRST
     const int all_block = get_global_id(0);
     const int strip = get_global_id(1);
@@ -65,47 +68,47 @@ void conv_direct(__global const float *restrict x, __global const float *restric
 #pragma unroll
         for (int v = 0; v < NV; ++v) acc[p][v] = (VEC)(0.0f);
 
-    __global const float *wp = w + all_block * KH * KW * C * WIDE;
+    __global const QUAD *wp = w + all_block * KH * KW * C * WIDE4;
     for (int ky = 0; ky < KH; ++ky) {
         const int iy = iy0 + ky * DH;
         if (iy < 0 || iy >= H) {
-            wp += KW * C * WIDE;
+            wp += KW * C * WIDE4;
             continue;
         }
 #if NCHW
-        __global const float *line = x + x_off + ((n * groups + group) * C * H + iy) * W;
+        __global const XT *line = x + x_off + ((n * groups + group) * C * H + iy) * W;
 #else
-        __global const float *line = x + x_off + (n * H + iy) * W * ldx + group * C;
+        __global const XT *line = x + x_off + (n * H + iy) * W * ldx + group * C;
 #endif
         for (int kx = 0; kx < KW; ++kx) {
             const int ix = ix0 + kx * DW;
             if (ix >= 0 && ix + (PX - 1) * SW < W) {
-                __global const float *xp = line + ix * STEP_X;
+                __global const XT *xp = line + ix * STEP_X;
                 for (int c = 0; c < C; ++c) {
                     VEC b[NV];
 #pragma unroll
-                    for (int v = 0; v < NV; ++v) b[v] = VLOAD(v, wp);
+                    for (int v = 0; v < NV; ++v) b[v] = WEIGHTS_AT(wp + v * (VN / 4));
 #pragma unroll
                     for (int p = 0; p < PX; ++p) {
-                        const VEC a = (VEC)(xp[p * SW * STEP_X + c * STEP_C]);
+                        const VEC a = (VEC)(GET(xp, p * SW * STEP_X + c * STEP_C));
 #pragma unroll
                         for (int v = 0; v < NV; ++v) acc[p][v] = mad(a, b[v], acc[p][v]);
                     }
-                    wp += WIDE;
+                    wp += WIDE4;
                 }
             } else {
                 for (int c = 0; c < C; ++c) {
                     VEC b[NV];
 #pragma unroll
-                    for (int v = 0; v < NV; ++v) b[v] = VLOAD(v, wp);
+                    for (int v = 0; v < NV; ++v) b[v] = WEIGHTS_AT(wp + v * (VN / 4));
 #pragma unroll
                     for (int p = 0; p < PX; ++p) {
                         const int at = ix + p * SW;
-                        const VEC a = (VEC)(at >= 0 && at < W ? line[at * STEP_X + c * STEP_C] : 0.0f);
+                        const VEC a = (VEC)(at >= 0 && at < W ? GET(line, at * STEP_X + c * STEP_C) : 0.0f);
 #pragma unroll
                         for (int v = 0; v < NV; ++v) acc[p][v] = mad(a, b[v], acc[p][v]);
                     }
-                    wp += WIDE;
+                    wp += WIDE4;
                 }
             }
         }
@@ -128,18 +131,18 @@ void conv_direct(__global const float *restrict x, __global const float *restric
                     const int o = o0 + v * VN + l;
                     if (o < limit) {
                         const int oo = group * O + o;
-                        float r = lanes[l];
+                        float r = SCALED(lanes[l], oo);
 #if BIAS
                         r += bias[oo];
 #endif
 #if RES == 1
-                        r += res[res_off + m * ldres + oo];
+                        r += GET(res, res_off + m * ldres + oo);
 #endif
                         r = activate(r, p0, p1);
 #if RES == 2
-                        r += res[res_off + m * ldres + oo];
+                        r += GET(res, res_off + m * ldres + oo);
 #endif
-                        y[y_off + m * ldy + oo] = r;
+                        PUT(y, y_off + m * ldy + oo, r);
                     }
                 }
             }

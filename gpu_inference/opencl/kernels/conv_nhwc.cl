@@ -8,7 +8,7 @@
  *
  * Layout   x  float [N, H, W, ldx], channels padded with zeros to a multiple of 4 (C4); ldx >= C4 and x_off
  *             let it be a slice of channels of a wider tensor
- *          w  float [groups][K rounded up to WK][Og4]: zero rows past K and zero columns past O
+ *          w  quads (weights.clh) of [groups][K rounded up to WK][Og4]: zero rows past K and columns past O
  *          y  float [N, OH, OW, ldy] from y_off; res likewise
  *          With NCHW (the first layer), x is plain float [N, C, H, W] and w's rows are k = (c, ky, kx).
  *          With SPLIT, y is the workspace [split][M][groups*Og4], and splitk.cl adds the parts and runs
@@ -25,7 +25,16 @@
  */
 #include "epilogue.clh"
 #include "tile.clh"
+#include "weights.clh"
 
+/* What is added later, or transformed, stays float. */
+#if SPLIT || BATCH
+#define YT float
+#define PUT_Y(p, v) *(__global float4 *)(p) = (v)
+#else
+#define YT XT
+#define PUT_Y PUT4
+#endif
 #define KQ (BK / 4)
 #if NCHW
 #define A_LOADS (BM * BK / THREADS)
@@ -42,15 +51,15 @@
 #define B_STEP (THREADS / BN4)
 
 __kernel __attribute__((reqd_work_group_size(THREADS, 1, 1)))
-void conv_nhwc(__global const float *restrict x, __global const float *restrict w, BIAS_PARAM RES_PARAM
-               __global float *restrict y,
+void conv_nhwc(__global const XT *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PARAM
+               __global YT *restrict y,
                const int M,          /* output pixels N*OH*OW */
                const int C,          /* input channels of a group, multiple of 4 */
                const int O,          /* output channels of a group, multiple of 4 */
                const int steps,      /* tiles of BK along the inner dimension */
                const int part_steps, /* of which one of the parts handles so many */
                const int split,      /* parts of the inner dimension; 1 without SPLIT */
-               const int w_stride,   /* floats of w of one group (or product of a batch) */
+               const int w_stride,   /* quads of w of one group (or product of a batch) */
                const int x_off, const int ldx, const int y_off, const int ldy,
                const int res_off, const int ldres,
 #if !POINTWISE
@@ -63,6 +72,7 @@ void conv_nhwc(__global const float *restrict x, __global const float *restrict 
     __local float4 *const as = pool;
     __local float4 *const bs = pool + 2 * A_TILE;
 
+    WEIGHT_BEGIN;
     const int tid = get_local_id(0);
     const int lane = tid % PLANE;
     const int slice = tid / PLANE;
@@ -103,7 +113,7 @@ void conv_nhwc(__global const float *restrict x, __global const float *restrict 
     const int row = m_mine / OW;
     const int iy0 = m_mine < M ? row % OH * SH - PT : -0x10000000;
     const int ix0 = (m_mine - row * OW) * SW - PL;
-    __global const float *xp = x + x_off + (row / OH * C * H + (row % OH * SH - PT)) * W + ix0;
+    __global const XT *xp = x + x_off + (row / OH * C * H + (row % OH * SH - PT)) * W + ix0;
     w += group * w_stride;
     int k_mine = k_first + ak;
     barrier(CLK_LOCAL_MEM_FENCE);
@@ -148,7 +158,8 @@ void conv_nhwc(__global const float *restrict x, __global const float *restrict 
     int kx = tap - ky * KW;
 #endif
     const bool b_inside = o0 + bq * 4 < O;
-    __global const float *wp = w + (k_first + bk) * O + (b_inside ? o0 + bq * 4 : 0);
+    const int OQ = O >> 2;
+    __global const QUAD *wp = w + (k_first + bk) * OQ + (b_inside ? (o0 >> 2) + bq : 0);
 
     float4 acc[TM][TN4];
 #pragma unroll
@@ -165,7 +176,7 @@ void conv_nhwc(__global const float *restrict x, __global const float *restrict 
         _Pragma("unroll") for (int i = 0; i < A_LOADS; ++i) {                                              \
             const int2 tap = taps[k_mine + i * A_STEP];                                                    \
             const int iy = iy0 + (tap.y >> 16), ix = ix0 + (tap.y & 0xffff);                               \
-            ra[i] = (uint)iy < (uint)H && (uint)ix < (uint)W ? xp[tap.x] : 0.0f;                           \
+            ra[i] = (uint)iy < (uint)H && (uint)ix < (uint)W ? GET(xp, tap.x) : 0.0f;                      \
         }                                                                                                  \
         k_mine += BK;                                                                                      \
     }
@@ -188,7 +199,7 @@ void conv_nhwc(__global const float *restrict x, __global const float *restrict 
     {                                                                                                      \
         const bool live = c < C;                                                                           \
         _Pragma("unroll") for (int i = 0; i < A_LOADS; ++i) ra[i] =                                        \
-            inside[i] && live ? *(__global const float4 *)(x + base[i] + c) : (float4)(0.0f);              \
+            inside[i] && live ? GET4(x + base[i] + c) : (float4)(0.0f);                                    \
         c += BK;                                                                                           \
     }
 #else
@@ -199,7 +210,7 @@ void conv_nhwc(__global const float *restrict x, __global const float *restrict 
         const int off = (dy * W + dx) * ldx + c;                                                           \
         _Pragma("unroll") for (int i = 0; i < A_LOADS; ++i) {                                              \
             const bool ok = live && (uint)(iy0[i] + dy) < (uint)H && (uint)(ix0[i] + dx) < (uint)W;        \
-            ra[i] = ok ? *(__global const float4 *)(x + base[i] + off) : (float4)(0.0f);                   \
+            ra[i] = ok ? GET4(x + base[i] + off) : (float4)(0.0f);                                         \
         }                                                                                                  \
         c += BK;                                                                                           \
         while (c >= C) {                                                                                   \
@@ -216,9 +227,9 @@ void conv_nhwc(__global const float *restrict x, __global const float *restrict 
     {                                                                                                      \
         _Pragma("unroll") for (int i = 0; i < B_LOADS; ++i) rb[i] =                                        \
             b_inside && (B_QUADS % THREADS == 0 || bk + i * B_STEP < BK)                                   \
-                ? *(__global const float4 *)(wp + i * B_STEP * O)                                          \
+                ? WEIGHT4(wp + i * B_STEP * OQ)                                                            \
                 : (float4)(0.0f);                                                                          \
-        wp += BK * O;                                                                                      \
+        wp += BK * OQ;                                                                                     \
     }
 #define STORE(buffer)                                                                                      \
     {                                                                                                      \
@@ -252,13 +263,13 @@ void conv_nhwc(__global const float *restrict x, __global const float *restrict 
     for (int j = 0; j < TN4; ++j) {
         const int o = o0 + TILE_COL4(j) * 4;
         if (o < O) {
-#if SPLIT
-            __global float *out = y + part * M * ldy + group * O + o;
-#elif BATCH
-            __global float *out = y + y_off + group * M * ldy + o;
-#else
             const int oo = group * O + o;
-            __global float *out = y + y_off + oo;
+#if SPLIT
+            __global YT *out = y + part * M * ldy + oo;
+#elif BATCH
+            __global YT *out = y + y_off + group * M * ldy + o;
+#else
+            __global YT *out = y + y_off + oo;
 #if BIAS
             const float4 b = *(__global const float4 *)(bias + oo);
 #endif
@@ -267,20 +278,20 @@ void conv_nhwc(__global const float *restrict x, __global const float *restrict 
             for (int i = 0; i < TM; ++i) {
                 const int m = m0 + TILE_ROW(i);
                 if (m < M) {
-                    float4 v = acc[i][j];
+                    float4 v = SCALED4(acc[i][j], oo);
 #if !SPLIT && !BATCH
 #if BIAS
                     v += b;
 #endif
 #if RES == 1
-                    v += *(__global const float4 *)(res + res_off + m * ldres + oo);
+                    v += GET4(res + res_off + m * ldres + oo);
 #endif
                     v = activate4(v, p0, p1);
 #if RES == 2
-                    v += *(__global const float4 *)(res + res_off + m * ldres + oo);
+                    v += GET4(res + res_off + m * ldres + oo);
 #endif
 #endif
-                    *(__global float4 *)(out + m * ldy) = v;
+                    PUT_Y(out + m * ldy, v);
                 }
             }
         }

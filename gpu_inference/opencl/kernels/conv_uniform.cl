@@ -7,19 +7,26 @@
  * no local memory, no barrier, nothing but multiply-adds in the inner loop. A lane walks along the channels of
  * its own pixels, 16 bytes at a time: a cache line serves four steps.
  *
- * Layout   x float [M, ldx] from x_off, w float [blocks of ON][C][ON] with zeros past O, y [M, ldy] from y_off,
+ * Layout   x float [M, ldx] from x_off, w quads (weights.clh) of [blocks of ON][C][ON] with zeros past O, y [M, ldy] from y_off,
  *          res likewise. C and O are multiples of 4. With SPLIT y is the parts [split][M][ldy], no epilogue.
  * Work     groups of 64: one wavefront. Dimension 1 is the blocks of channels, dimension 2 the parts of C.
  */
 #include "epilogue.clh"
+#include "weights.clh"
 
 #define ON4 (ON / 4)
+#if SPLIT
+#define YT float
+#else
+#define YT XT
+#endif
 
 __kernel __attribute__((reqd_work_group_size(64, 1, 1)))
-void conv_uniform(__global const float *restrict x, __global const float *restrict w, BIAS_PARAM RES_PARAM
-                  __global float *restrict y, const int M, const int C, const int O, const int part_c,
+void conv_uniform(__global const XT *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PARAM
+                  __global YT *restrict y, const int M, const int C, const int O, const int part_c,
                   const int x_off, const int ldx, const int y_off, const int ldy, const int res_off,
                   const int ldres, const float p0, const float p1) {
+    WEIGHT_BEGIN;
     const int m0 = get_group_id(0) * (64 * PX) + get_local_id(0);
     const int block = get_group_id(1), part = get_group_id(2);
     const int first = part * part_c, last = min(first + part_c, C);
@@ -33,19 +40,20 @@ void conv_uniform(__global const float *restrict x, __global const float *restri
 #pragma unroll
         for (int j = 0; j < ON4; ++j) acc[p][j] = (float4)(0.0f);
 
-    __global const float4 *row = (__global const float4 *)(w + (block * C + first) * ON);
+    __global const QUAD *row = w + (block * C + first) * ON4;
     for (int c = first; c < last; c += 4 * DEPTH) {
         float4 a[PX][DEPTH];
 #pragma unroll
         for (int q = 0; q < DEPTH; ++q)
 #pragma unroll
             for (int p = 0; p < PX; ++p)
-                a[p][q] = c + 4 * q < last ? *(__global const float4 *)(x + at[p] + c + 4 * q) : (float4)(0.0f);
+                a[p][q] = c + 4 * q < last ? GET4(x + at[p] + c + 4 * q) : (float4)(0.0f);
 #pragma unroll
         for (int q = 0; q < DEPTH; ++q) {
 #pragma unroll
             for (int j = 0; j < ON4; ++j) {
-                const float4 b0 = row[j], b1 = row[ON4 + j], b2 = row[2 * ON4 + j], b3 = row[3 * ON4 + j];
+                const float4 b0 = WEIGHT4(row + j), b1 = WEIGHT4(row + ON4 + j);
+                const float4 b2 = WEIGHT4(row + 2 * ON4 + j), b3 = WEIGHT4(row + 3 * ON4 + j);
 #pragma unroll
                 for (int p = 0; p < PX; ++p) {
                     acc[p][j] += a[p][q].x * b0;
@@ -66,7 +74,7 @@ void conv_uniform(__global const float *restrict x, __global const float *restri
         for (int j = 0; j < ON4; ++j) {
             const int o = block * ON + 4 * j;
             if (o >= O) continue;
-            float4 v = acc[p][j];
+            float4 v = SCALED4(acc[p][j], o);
 #if SPLIT
             *(__global float4 *)(y + (part * M + m) * ldy + o) = v;
 #else
@@ -74,13 +82,13 @@ void conv_uniform(__global const float *restrict x, __global const float *restri
             v += *(__global const float4 *)(bias + o);
 #endif
 #if RES == 1
-            v += *(__global const float4 *)(res + res_off + m * ldres + o);
+            v += GET4(res + res_off + m * ldres + o);
 #endif
             v = activate4(v, p0, p1);
 #if RES == 2
-            v += *(__global const float4 *)(res + res_off + m * ldres + o);
+            v += GET4(res + res_off + m * ldres + o);
 #endif
-            *(__global float4 *)(y + y_off + m * ldy + o) = v;
+            PUT4(y + y_off + m * ldy + o, v);
 #endif
         }
     }

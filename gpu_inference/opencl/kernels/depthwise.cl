@@ -7,11 +7,13 @@
  * channels and keeps the rows that they share in registers: with 3x3, stride 1 and 2x4 pixels it reads
  * 4*6 vectors for 8 results instead of 72. Lanes lie along channels: every access is a whole cache line.
  *
- * Layout   x [N, H, W, ldx] from x_off, y [N, OH, OW, ldy] from y_off, w [KH][KW][C4], C4 multiple of VN.
+ * Layout   x [N, H, W, ldx] from x_off, y [N, OH, OW, ldy] from y_off, w quads (weights.clh) of [KH][KW][C4].
+ *          C4 is a multiple of VN.
  * Work     dimension 0: channel vectors x strips in a row, 1: strips of rows x N. KH, KW, SH, SW, DH, DW, PX, PY
  *          are compile-time, so that the window is indexed by constants and lives in registers.
  */
 #include "epilogue.clh"
+#include "weights.clh"
 
 #define CAT_(a, b) a##b
 #define CAT(a, b) CAT_(a, b)
@@ -27,25 +29,27 @@
     ((float16)(activate4((v).lo.lo, p0, p1), activate4((v).lo.hi, p0, p1), activate4((v).hi.lo, p0, p1),   \
                activate4((v).hi.hi, p0, p1)))
 #endif
-/* Tensors are aligned to 16 bytes, not to a wider vector. */
+/* Tensors are aligned to four elements, not to a wider vector. */
+#define LOAD(p) CAT(GET, VN)(p)
+#define STORE(v, p) CAT(PUT, VN)(p, v)
 #if VN == 4
-#define LOAD(p) (*(__global const float4 *)(p))
-#define STORE(v, p) (*(__global float4 *)(p) = (v))
+#define BIAS_AT(p) (*(__global const float4 *)(p))
 #else
-#define LOAD(p) CAT(vload, VN)(0, p)
-#define STORE(v, p) CAT(vstore, VN)(v, 0, p)
+#define BIAS_AT(p) CAT(vload, VN)(0, p)
 #endif
 
 __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1)))
-void depthwise(__global const float *restrict x, __global const float *restrict w, BIAS_PARAM RES_PARAM
-               __global float *restrict y, const int CV, /* vectors of channels */
+void depthwise(__global const XT *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PARAM
+               __global XT *restrict y, const int CV, /* vectors of channels */
                const int strips_x, const int strips_y, const int x_off, const int ldx, const int y_off,
                const int ldy, const int res_off, const int ldres, const int H, const int W, const int OH,
                const int OW, const int PT, const int PL, const float p0, const float p1) {
+    WEIGHT_BEGIN;
     const int id = get_global_id(0);
     const int strip_x = id / CV;
     if (strip_x >= strips_x) return;
-    const int c = (id - strip_x * CV) * VN;
+    const int cv = id - strip_x * CV;
+    const int c = cv * VN;
     const int strip = get_global_id(1);
     const int n = strip / strips_y;
     const int oy0 = (strip - n * strips_y) * PY;
@@ -59,7 +63,7 @@ void depthwise(__global const float *restrict x, __global const float *restrict 
 #pragma unroll
         for (int i = 0; i < PX; ++i) acc[j][i] = (VEC)(0.0f);
 
-    __global const float *image = x + x_off + n * H * W * ldx + c;
+    __global const XT *image = x + x_off + n * H * W * ldx + c;
 #pragma unroll
     for (int r = 0; r < (PY - 1) * SH + (KH - 1) * DH + 1; ++r) {
         const int iy = iy0 + r;
@@ -76,7 +80,7 @@ void depthwise(__global const float *restrict x, __global const float *restrict 
                 if (d >= 0 && d % DH == 0 && d / DH < KH) {
 #pragma unroll
                     for (int kx = 0; kx < KW; ++kx) {
-                        const VEC f = LOAD(w + (d / DH * KW + kx) * CV * VN + c);
+                        const VEC f = CAT(WEIGHT, VN)(w + (d / DH * KW + kx) * CV * (VN / 4) + cv * (VN / 4));
 #pragma unroll
                         for (int i = 0; i < PX; ++i) acc[j][i] = mad(window[i * SW + kx * DW], f, acc[j][i]);
                     }
@@ -86,7 +90,7 @@ void depthwise(__global const float *restrict x, __global const float *restrict 
     }
 
 #if BIAS
-    const VEC b = LOAD(bias + c);
+    const VEC b = BIAS_AT(bias + c);
 #endif
 #pragma unroll
     for (int j = 0; j < PY; ++j) {
@@ -94,7 +98,7 @@ void depthwise(__global const float *restrict x, __global const float *restrict 
         for (int i = 0; i < PX; ++i) {
             if (oy0 + j < OH && ox0 + i < OW) {
                 const int m = (n * OH + oy0 + j) * OW + ox0 + i;
-                VEC v = acc[j][i];
+                VEC v = CAT(SCALED, VN)(acc[j][i], c);
 #if BIAS
                 v += b;
 #endif

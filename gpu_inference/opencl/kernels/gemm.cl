@@ -13,7 +13,24 @@
  */
 #include "epilogue.clh"
 #include "tile.clh"
+#include "weights.clh"
 
+/* A packed b lies in rows of whole quads, whatever its type; another one is plain floats. */
+#if PACKED
+#define B_PARAM WEIGHT_PARAM
+#define B_BEGIN                                                                                            \
+    WEIGHT_BEGIN;                                                                                          \
+    __global const QUAD *b = w
+#else
+#define B_PARAM __global const XT *restrict b,
+#define B_BEGIN
+#endif
+
+#if SPLIT
+#define CT float
+#else
+#define CT XT
+#endif
 #define KQ (BK / 4)
 /* Quads of A: along k (then stored as a column), or along m with TRANS_A (stored as they are). */
 #if TRANS_A
@@ -37,20 +54,28 @@
 #define A_WHOLE (A_ROW * A_ROWS % THREADS == 0)
 #define B_WHOLE (B_ROW * B_ROWS % THREADS == 0)
 
+#if PACKED
+#define B_SCALED SCALED
+#define B_SCALED4 SCALED4
+#else
+#define B_SCALED(v, n) (v)
+#define B_SCALED4(v, n) (v)
+#endif
+
 /* Four floats of a row from column `at`, zeros at and past `end`. */
-static inline float4 quad(__global const float *row, int at, int end, int vector) {
-    if (vector) return EXACT || at < end ? *(__global const float4 *)(row + at) : (float4)(0.0f);
+static inline float4 quad(__global const XT *row, int at, int end, int vector) {
+    if (vector) return EXACT || at < end ? GET4(row + at) : (float4)(0.0f);
     float4 v = (float4)(0.0f);
-    if (at < end) v.x = row[at];
-    if (at + 1 < end) v.y = row[at + 1];
-    if (at + 2 < end) v.z = row[at + 2];
-    if (at + 3 < end) v.w = row[at + 3];
+    if (at < end) v.x = GET(row, at);
+    if (at + 1 < end) v.y = GET(row, at + 1);
+    if (at + 2 < end) v.z = GET(row, at + 2);
+    if (at + 3 < end) v.w = GET(row, at + 3);
     return v;
 }
 
 __kernel __attribute__((reqd_work_group_size(THREADS, 1, 1)))
-void gemm(__global const float *restrict a, __global const float *restrict b, BIAS_PARAM RES_PARAM
-          __global float *restrict c, const int M, const int N, const int K, const int lda, const int ldb,
+void gemm(__global const XT *restrict a, B_PARAM BIAS_PARAM RES_PARAM
+          __global CT *restrict c, const int M, const int N, const int K, const int lda, const int ldb,
           const int batch1, const int batch2, const int a0, const int a1, const int a2, const int b0,
           const int b1, const int b2, const int part_steps, const int bias_sm, const int bias_sn,
           const float alpha, const float p0, const float p1) {
@@ -58,6 +83,7 @@ void gemm(__global const float *restrict a, __global const float *restrict b, BI
     __local float4 *const as = pool;
     __local float4 *const bs = pool + 2 * A_TILE;
 
+    B_BEGIN;
     const int tid = get_local_id(0);
     const int lane = tid % PLANE;
     const int slice = tid / PLANE;
@@ -77,7 +103,9 @@ void gemm(__global const float *restrict a, __global const float *restrict b, BI
     const int z1 = z / batch2 % batch1;
     const int z0 = z / batch2 / batch1;
     a += z0 * a0 + z1 * a1 + z2 * a2;
+#if !PACKED
     b += z0 * b0 + z1 * b1 + z2 * b2;
+#endif
     c += z * M * N;
 #endif
     const int steps = (k_end - k_begin + BK - 1) / BK;
@@ -102,7 +130,13 @@ void gemm(__global const float *restrict a, __global const float *restrict b, BI
                               : (float4)(0.0f))
 #define A_PUT(i) tile_store_transposed((__local float *)(as + at * A_TILE), aq, ar + (i)*A_STEP, ra[i])
 #endif
-#if TRANS_B
+#if PACKED
+#define B_QUAD(i)                                                                                          \
+    (EXACT || (k0 + br + (i)*B_STEP < k_end && n0 + bq * 4 < N)                                            \
+         ? WEIGHT4(b + (k0 + br + (i)*B_STEP) * (ldb >> 2) + (n0 >> 2) + bq)                               \
+         : (float4)(0.0f))
+#define B_PUT(i) bs[at * B_TILE + (br + (i)*B_STEP) * BN4 + bq] = rb[i]
+#elif TRANS_B
 #define B_QUAD(i)                                                                                          \
     (EXACT || n0 + br + (i)*B_STEP < N ? quad(b + (n0 + br + (i)*B_STEP) * ldb, k0 + bq * 4, k_end, VEC_B)          \
                               : (float4)(0.0f))
@@ -159,6 +193,9 @@ void gemm(__global const float *restrict a, __global const float *restrict b, BI
             for (int j = 0; j < TN4; ++j) {
                 const int n = n0 + TILE_COL4(j) * 4;
                 float4 v = acc[i][j];
+#if VEC_C || SPLIT
+                if (n < N) v = B_SCALED4(v, n);
+#endif
 #if !SPLIT
                 v *= alpha;
 #if VEC_C
@@ -168,7 +205,7 @@ void gemm(__global const float *restrict a, __global const float *restrict b, BI
                                   : (float4)(bias[m * bias_sm]);
 #endif
 #if RES
-                    const float4 r = *(__global const float4 *)(res + z * M * N + m * N + n);
+                    const float4 r = GET4(res + z * M * N + m * N + n);
 #endif
 #if RES == 1
                     v += r;
@@ -177,25 +214,25 @@ void gemm(__global const float *restrict a, __global const float *restrict b, BI
 #if RES == 2
                     v += r;
 #endif
-                    *(__global float4 *)(c + m * N + n) = v;
+                    PUT4(c + m * N + n, v);
                 }
 #else
                 const float lanes[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
                 for (int l = 0; l < 4; ++l) {
                     if (n + l < N) {
-                        float s = lanes[l];
+                        float s = B_SCALED(lanes[l], n + l);
 #if BIAS
                         s += bias[m * bias_sm + (n + l) * bias_sn];
 #endif
 #if RES == 1
-                        s += res[z * M * N + m * N + n + l];
+                        s += GET(res, z * M * N + m * N + n + l);
 #endif
                         s = activate(s, p0, p1);
 #if RES == 2
-                        s += res[z * M * N + m * N + n + l];
+                        s += GET(res, z * M * N + m * N + n + l);
 #endif
-                        c[m * N + n + l] = s;
+                        PUT(c, m * N + n + l, s);
                     }
                 }
 #endif

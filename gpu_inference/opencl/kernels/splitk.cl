@@ -9,7 +9,7 @@
 #include "epilogue.clh"
 
 __kernel __attribute__((reqd_work_group_size(64, 1, 1)))
-void splitk_reduce(__global const float4 *restrict part, BIAS_PARAM RES_PARAM __global float *restrict y,
+void splitk_reduce(__global const float4 *restrict part, BIAS_PARAM RES_PARAM __global XT *restrict y,
                    const int M, const int O4, const int split, const int y_off, const int ldy,
                    const int res_off, const int ldres, const float p0, const float p1) {
     const int i = get_global_id(0);
@@ -23,11 +23,11 @@ void splitk_reduce(__global const float4 *restrict part, BIAS_PARAM RES_PARAM __
     v += *(__global const float4 *)(bias + o);
 #endif
 #if RES == 1
-    v += *(__global const float4 *)(res + res_off + m * ldres + o);
+    v += GET4(res + res_off + m * ldres + o);
 #endif
     v = activate4(v, p0, p1);
 #if RES == 2
-    v += *(__global const float4 *)(res + res_off + m * ldres + o);
+    v += GET4(res + res_off + m * ldres + o);
 #endif
-    *(__global float4 *)(y + y_off + m * ldy + o) = v;
+    PUT4(y + y_off + m * ldy + o, v);
 }

@@ -27,7 +27,11 @@
 #define ACTIVATE(v) activate(v, p0, p1)
 #endif
 #define LOAD(p) (*(__global const VEC *)(p))
-#define PUT(p, v) (*(__global VEC *)(p) = (v))
+#define STORE(p, v) (*(__global VEC *)(p) = (v))
+#define CAT_(a, b) a##b
+#define CAT(a, b) CAT_(a, b)
+#define GET_X CAT(GET, VN)
+#define PUT_Y CAT(PUT, VN)
 
 /* One line of B^T d. */
 static inline void transform_input(VEC *d) {
@@ -65,7 +69,7 @@ static inline void transform_output(const VEC *m, VEC *y) {
 }
 
 __kernel __attribute__((reqd_work_group_size(64, 1, 1)))
-void winograd_input(__global const float *restrict x, __global float *restrict v, const int T,
+void winograd_input(__global const XT *restrict x, __global float *restrict v, const int T,
                     const int tiles_x, const int tiles_y, const int CV, const int x_off, const int ldx,
                     const int H, const int W, const int PT, const int PL) {
     const int id = get_global_id(0);
@@ -77,7 +81,7 @@ void winograd_input(__global const float *restrict x, __global float *restrict v
     const int n = row / tiles_y;
     const int iy0 = (row - n * tiles_y) * OUT - PT;
     const int ix0 = (t - row * tiles_x) * OUT - PL;
-    __global const float *image = x + x_off + n * H * W * ldx + c;
+    __global const XT *image = x + x_off + n * H * W * ldx + c;
 
     VEC d[ALPHA][ALPHA]; /* [column][row]: columns are transformed as they come */
 #pragma unroll
@@ -87,7 +91,7 @@ void winograd_input(__global const float *restrict x, __global float *restrict v
         for (int i = 0; i < ALPHA; ++i) {
             const int iy = iy0 + i;
             const bool inside = (uint)iy < (uint)H && (uint)ix < (uint)W;
-            d[j][i] = inside ? LOAD(image + (iy * W + ix) * ldx) : (VEC)(0.0f);
+            d[j][i] = inside ? GET_X(image + (iy * W + ix) * ldx) : (VEC)(0.0f);
         }
         transform_input(d[j]);
     }
@@ -99,12 +103,12 @@ void winograd_input(__global const float *restrict x, __global float *restrict v
         for (int j = 0; j < ALPHA; ++j) line[j] = d[j][i];
         transform_input(line);
 #pragma unroll
-        for (int j = 0; j < ALPHA; ++j) PUT(out + (i * ALPHA + j) * T * C, line[j]);
+        for (int j = 0; j < ALPHA; ++j) STORE(out + (i * ALPHA + j) * T * C, line[j]);
     }
 }
 
 __kernel __attribute__((reqd_work_group_size(64, 1, 1)))
-void winograd_output(__global const float *restrict products, BIAS_PARAM RES_PARAM __global float *restrict y,
+void winograd_output(__global const float *restrict products, BIAS_PARAM RES_PARAM __global XT *restrict y,
                      const int T, const int tiles_x, const int tiles_y, const int OV, const int m_off,
                      const int y_off, const int ldy, const int res_off, const int ldres, const int OH,
                      const int OW, const float p0, const float p1) {
@@ -145,13 +149,13 @@ void winograd_output(__global const float *restrict products, BIAS_PARAM RES_PAR
                 s += b;
 #endif
 #if RES == 1
-                s += LOAD(res + res_off + m * ldres + o);
+                s += GET_X(res + res_off + m * ldres + o);
 #endif
                 s = ACTIVATE(s);
 #if RES == 2
-                s += LOAD(res + res_off + m * ldres + o);
+                s += GET_X(res + res_off + m * ldres + o);
 #endif
-                PUT(y + y_off + m * ldy + o, s);
+                PUT_Y(y + y_off + m * ldy + o, s);
             }
         }
     }

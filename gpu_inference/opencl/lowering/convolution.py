@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from gpu_inference.graph.ir import Node
 from gpu_inference.graph.passes.epilogues import RESIDUAL_INPUT
 from gpu_inference.opencl.builder import Builder
 from gpu_inference.opencl.conv import ConvShape, Pitches, pack_bias, plan_conv
-from gpu_inference.opencl.launch import Kernel, Launch
+from gpu_inference.opencl.launch import Buf, Kernel, Launch
 from gpu_inference.opencl.lowering.epilogues import epilogue_of, express, is_plain, residual_fits
 from gpu_inference.opencl.lowering.registry import Unsupported, lowers
 from gpu_inference.opencl.strided import fill
@@ -77,7 +77,7 @@ def lower_conv(node: Node, builder: Builder) -> None:
         builder.launch(fill(y, math.prod(result), dtype.type(0)))
         return
     known = builder.maybe_known(1) is not None or builder.is_input(1)
-    planned = rank in (1, 2) and known and dtype.name in ("float32", "float64")
+    planned = rank in (1, 2) and known and dtype.name in ("float16", "float32", "float64")
     if not planned or not residual_fits(node, builder, result):
         _launch(builder, "conv_general", _GENERAL, window, result, group)
         return
@@ -110,6 +110,8 @@ def lower_conv(node: Node, builder: Builder) -> None:
         dw=dw,
         groups=group,
         nchw=rank == 2 and x[1] <= 4 and group == 1 and not builder.is_nhwc(0) and kh * kw > 1,
+        weights=builder.weights,
+        halves=dtype.name == "float16",
     )
     epilogue = epilogue_of(node, builder.has(2))
     plan = plan_conv(shape, epilogue, builder.device, builder.choices.conv(shape, epilogue))
@@ -119,7 +121,7 @@ def lower_conv(node: Node, builder: Builder) -> None:
         residual, r_at = builder.channels_last(RESIDUAL_INPUT)
     weights = builder.packed(
         1,
-        f"conv-{plan.packing}-{group}",
+        f"conv-{plan.packing}-{group}-{shape.weights}",
         lambda array: plan.pack(np.asarray(array, np.float32).reshape(*array.shape[:2], kh, kw)),
     )
     bias = (
@@ -228,8 +230,8 @@ def _launch(
     numbers = [math.prod(result), x[1], result[1], group, *ones, *x[2:], *ones, *result[2:]]
     numbers += [*ones, *window.kernel, *ones, *window.strides, *ones, *window.dilations, *zeros]
     numbers += window.before
-    a, w = builder.buf(0), builder.buf(1)
-    bias = builder.buf(2) if builder.has(2) else w
+    a, w = builder.buf(0), _as_type(builder, 1, dtype)
+    bias = _as_type(builder, 2, dtype) if builder.has(2) else w
     node = builder.node
     if is_plain(node):
         raw, y = None, builder.output(0, result, dtype)
@@ -248,6 +250,13 @@ def _launch(
     )
     if raw is not None:
         express(node, builder, raw, result, dtype)
+
+
+def _as_type(builder: Builder, index: int, dtype: np.dtype[Any]) -> Buf:
+    """An input as `dtype`: weights may be of another type than what goes through them."""
+    if builder.dtype(index) == dtype:
+        return builder.buf(index)
+    return builder.packed(index, dtype.name, lambda array: array.astype(dtype))
 
 
 @lowers("ConvTranspose")

@@ -62,7 +62,7 @@ def lower_dropout(node: Node, builder: Builder) -> None:
 def lower_reshape(node: Node, builder: Builder) -> None:
     """Another shape of the same elements."""
     target = builder.known(1)
-    builder.alias(0, 0, resolve_reshape(builder.shape(0), target, bool(builder.attr("allowzero", 0))))
+    builder.alias(0, 0, resolve_reshape(node, builder.shape(0), target))
 
 
 @lowers("Flatten")

@@ -139,8 +139,11 @@ def _planned(
     """Runs the planned kernels where they can do the product."""
     (m, n, k), dtype = product.sizes, builder.dtype(0)
     empty = 0 in (m, n, k, *product.lead)
-    if empty or not fits or dtype.name not in ("float32", "float64") or len(product.dims) > 3:
+    if empty or not fits or dtype.name not in ("float16", "float32", "float64") or len(product.dims) > 3:
         return False
+    halves = dtype.name == "float16"
+    if halves and builder.has(2) and builder.maybe_known(2) is None:
+        return False  # kernels read a bias of floats
     constant = builder.maybe_known(1) is not None and len(builder.shape(1)) <= 2 and not any(product.steps[1])
     shape = GemmShape(
         m=m,
@@ -154,18 +157,20 @@ def _planned(
         constant_b=constant,
         alpha=product.alpha,
         bias_strides=bias_strides,
+        weights=builder.weights if constant else "fp32",
+        halves=halves,
     )
     epilogue = epilogue_of(node, builder.has(2))
     plan = plan_gemm(shape, epilogue, builder.device, builder.choices.gemm(shape, epilogue))
     x = builder.buf(0)
     if constant:
-        name = f"gemm-{plan.packing}{int(product.trans_b)}"
+        name = f"gemm-{plan.packing}{int(product.trans_b)}-{shape.weights}"
         w = builder.packed(1, name, lambda array: plan.pack(_float_matrix(array)))
     else:
         w = builder.buf(1)
     bias = None
     if builder.has(2):
-        if beta != 1.0:
+        if beta != 1.0 or builder.dtype(2).name == "float16":
             bias = builder.packed(2, f"times{beta}", lambda c: np.asarray(c * beta, np.float32))
         else:
             bias = builder.buf(2)

@@ -1,8 +1,9 @@
-"""Nodes that we can't lower, run by onnxruntime as a step on the host."""
+"""Nodes that we can't lower, run by onnxruntime as a step on the host; neighbours among them as one."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -10,6 +11,7 @@ from onnx import NodeProto, helper, numpy_helper
 
 from gpu_inference.errors import ModelError
 from gpu_inference.graph.ir import Array, Node
+from gpu_inference.graph.partition import Partition
 from gpu_inference.graph.passes.epilogues import RESIDUAL_INPUT
 from gpu_inference.opencl.builder import Builder
 
@@ -26,6 +28,25 @@ def lower_through_onnxruntime(node: Node, builder: Builder) -> None:
         results = sessions[key].run(None, dict(given))
         wanted = iter(results)
         return [np.asarray(next(wanted)) if name else np.zeros(0, np.float32) for name in node.outputs]
+
+    builder.host_call(run)
+
+
+def lower_partition(partition: Partition, builder: Builder) -> None:
+    """A host step that runs several nodes, with what their subgraphs capture."""
+    sessions: dict[tuple[Any, ...], Any] = {}
+    names = partition.inputs
+
+    def run(arrays: list[Array | None]) -> list[Array]:
+        given = {name: array for name, array in zip(names, arrays, strict=True) if array is not None}
+        key = tuple((name, array.dtype.str, array.ndim) for name, array in given.items())
+        if key not in sessions:
+            nodes = [node_proto(node, node.inputs, node.outputs) for node in partition.nodes]
+            opsets: dict[str, int] = {}
+            for node in partition.nodes:
+                opsets[node.domain] = max(node.opset, opsets.get(node.domain, 1))
+            sessions[key] = _load(partition.label, nodes, given, partition.outputs, opsets)
+        return [np.asarray(result) for result in sessions[key].run(None, given)]
 
     builder.host_call(run)
 
@@ -95,27 +116,38 @@ def _unfused(node: Node, inputs: list[str], output: str) -> list[NodeProto]:
 
 
 def _session(node: Node, arrays: list[Array | None]) -> Any:
-    import onnxruntime
-
     inputs = [f"x{i}" if array is not None else "" for i, array in enumerate(arrays)]
     outputs = [f"y{i}" if name else "" for i, name in enumerate(node.outputs)]
     fused = "activation" in node.attributes or "residual" in node.attributes or _has_bias(node)
+    nodes = _unfused(node, inputs, outputs[0]) if fused else [node_proto(node, inputs, outputs)]
+    given = {name: array for name, array in zip(inputs, arrays, strict=True) if array is not None}
+    opsets = {node.domain: max(node.opset, 14 if fused else 1)}
+    return _load(node.label, nodes, given, [name for name in outputs if name], opsets)
+
+
+def _load(
+    label: str,
+    nodes: list[NodeProto],
+    inputs: Mapping[str, Array],
+    outputs: list[str],
+    opsets: Mapping[str, int],
+) -> Any:
+    """An onnxruntime session of some nodes, for inputs of these types and ranks."""
+    import onnxruntime
+
     graph = helper.make_graph(
-        _unfused(node, inputs, outputs[0]) if fused else [node_proto(node, inputs, outputs)],
+        nodes,
         "node",
         [
             helper.make_tensor_value_info(
                 name, helper.np_dtype_to_tensor_dtype(array.dtype), [None] * array.ndim
             )
-            for name, array in zip(inputs, arrays, strict=True)
-            if array is not None
+            for name, array in inputs.items()
         ],
-        [helper.make_empty_tensor_value_info(name) for name in outputs if name],
+        [helper.make_empty_tensor_value_info(name) for name in outputs],
     )
-    opsets = [helper.make_opsetid(node.domain, max(node.opset, 14 if fused else 1))]
-    if node.domain:
-        opsets.append(helper.make_opsetid("", 21))
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    imports = [helper.make_opsetid(*entry) for entry in ({"": 21} | dict(opsets)).items()]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=10)
     try:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -124,6 +156,6 @@ def _session(node: Node, arrays: list[Array | None]) -> Any:
         )
     except Exception as error:
         raise ModelError(
-            f"{node.label} runs neither here nor on onnxruntime ({error}): "
+            f"{label} runs neither here nor on onnxruntime ({error}): "
             "export the model with operators that one of them has"
         ) from error

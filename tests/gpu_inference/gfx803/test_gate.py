@@ -28,6 +28,7 @@ from gpu_inference.opencl.launch import Buf, Kernel
 from gpu_inference.opencl.plan import Planner
 from gpu_inference.opencl.traits import RX580
 from gpu_inference.opencl.tuner import Tuner, TuningCache
+from gpu_inference.opencl.weights import WEIGHT_TYPES
 from tests.gpu_inference.gfx803.rules import broken_rules, report_of
 from tests.gpu_inference.test_networks import NETWORKS
 from tests.gpu_inference.test_real_models import LIGHT_MODELS
@@ -38,6 +39,9 @@ PRODUCTS = (
     GemmShape(8, 1000, 1280, constant_b=True, trans_b=True),
     GemmShape(196, 196, 64, batch=(12,), a_strides=(12544,), b_strides=(12544,), trans_b=True),
 )
+
+# Groups too narrow for the tiled kernel, as in ShuffleNet.
+NARROW_GROUPS = ConvShape(1, 28, 28, 60, 60, groups=15)
 
 _BUFFERS = (Buf("x"), Buf("w"), Buf("bias"), None, Buf("y"), Buf("ws"))
 
@@ -111,6 +115,46 @@ def test_every_fused_activation_fits_too() -> None:
     require_compiler()
     kernels = with_activations()
     assert {dict(kernel.defines)["ACT"] for kernel in kernels} == set(ACTIVATIONS)
+    broken = [text for kernel in kernels if (text := broken_rules(kernel))]
+    assert not broken, "\n".join(broken)
+
+
+def with_stored_weights() -> list[Kernel]:
+    """Every kernel that reads weights and may be offered, in each storage type, with a long epilogue.
+
+    Those with halves for weights come with halves around them too: other types differ in one of the loads.
+    """
+    found = []
+    for weights, halves in [*((kind, False) for kind in WEIGHT_TYPES[1:]), ("fp16", True)]:
+        kernels: list[Kernel] = []
+        for batch in (1, 8, 32):
+            layers = resnet50(batch) + mobilenet_v2(batch)
+            for shape in dict.fromkeys([NARROW_GROUPS, *(layer.shape for layer in layers)]):
+                stored = replace(shape, weights=weights, halves=halves)
+                for choice in candidates(stored, RX580):
+                    kernels += [k.kernel for k in conv_launches(plan_conv(stored, relu(), RX580, choice))]
+        for product in PRODUCTS[:2]:
+            stored_product = replace(product, weights=weights, halves=halves)
+            for gemm_choice in gemm_candidates(stored_product, RX580):
+                plan = plan_gemm(stored_product, Epilogue(bias=True), RX580, gemm_choice)
+                launches = plan.launches(Buf("a"), Buf("b"), Buf("bias"), None, Buf("c"), Buf("ws"))
+                kernels += [launch.kernel for launch in launches]
+        for kernel in dict.fromkeys(kernels):
+            defines = dict(kernel.defines)
+            if "WEIGHTS" in defines or halves:
+                if not defines.get("SPLIT") and not defines.get("BATCH"):
+                    defines |= {"ACT": 4, "BIAS": 1, "RES": 1}
+                found.append(replace(kernel, defines=tuple(sorted(defines.items()))))
+    return list(dict.fromkeys(found))
+
+
+def test_everything_offered_fits_with_stored_weights_too() -> None:
+    require_compiler()
+    kernels = with_stored_weights()
+    files = {kernel.file for kernel in kernels}
+    reading = {"conv_nhwc.cl", "conv_direct.cl", "depthwise.cl", "gemm.cl", "gemv.cl"}
+    assert files == reading | {"winograd.cl", "splitk.cl"}
+    assert {dict(k.defines)["WEIGHTS"] for k in kernels if k.file in reading} == {1, 2, 3}
     broken = [text for kernel in kernels if (text := broken_rules(kernel))]
     assert not broken, "\n".join(broken)
 

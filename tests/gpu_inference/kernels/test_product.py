@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from gpu_inference.opencl.launch import Buf
 from gpu_inference.opencl.tile import Tile
 from gpu_inference.opencl.timing import LaunchTimer
 from gpu_inference.opencl.traits import RX580
+from gpu_inference.opencl.weights import WEIGHT_TYPES, WeightType, dequantised
 
 PADDED = GemmChoice("tile", Tile(32, 32, 16, 4, 4, unroll=4))
 SLICED = GemmChoice("tile", Tile(32, 64, 32, 4, 4, ks=2, swizzle=True))
@@ -27,36 +29,40 @@ def check(timer: LaunchTimer) -> Check:
     def run(shape: GemmShape, choice: GemmChoice | None, epilogue: Epilogue = EPILOGUE) -> None:
         rng = np.random.default_rng(3)
         s = shape
+        stored: Any = np.float16 if s.halves else np.float32
+        itemsize = np.dtype(stored).itemsize
         a_rows, a_columns = (s.k, s.m) if s.trans_a else (s.m, s.k)
         b_rows, b_columns = (s.n, s.k) if s.trans_b else (s.k, s.n)
         b_strides = (0,) * len(s.batch) if s.constant_b else s.b_strides
 
         def memory(strides: tuple[int, ...], floats: int) -> Any:
             extent = floats + sum((n - 1) * t for n, t in zip(s.batch, strides, strict=True))
-            return rng.standard_normal(extent, np.float32)
+            return rng.standard_normal(extent, np.float32).astype(stored)
 
         def view(flat: Any, strides: tuple[int, ...], rows: int, columns: int) -> Any:
-            steps = (*(4 * t for t in strides), 4 * columns, 4)
+            steps = (*(itemsize * t for t in strides), itemsize * columns, itemsize)
             return np.lib.stride_tricks.as_strided(flat, (*s.batch, rows, columns), steps)
 
         a_flat, b_flat = memory(s.a_strides, a_rows * a_columns), memory(b_strides, b_rows * b_columns)
         a, b = view(a_flat, s.a_strides, a_rows, a_columns), view(b_flat, b_strides, b_rows, b_columns)
         a, b = a.swapaxes(-1, -2) if s.trans_a else a, b.swapaxes(-1, -2) if s.trans_b else b
+        if s.constant_b:  # as it is stored: a scale for each column
+            b = dequantised(np.ascontiguousarray(b[(0,) * len(s.batch)].T, np.float32), s.weights).T
         along_m, along_n = s.bias_strides
         bias = rng.standard_normal((s.m - 1) * along_m + (s.n - 1) * along_n + 1, np.float32)
-        residual = rng.standard_normal((*s.batch, s.m, s.n), np.float32)
+        residual = rng.standard_normal((*s.batch, s.m, s.n), np.float32).astype(stored)
         product = (a.astype(np.float64) @ b.astype(np.float64) * s.alpha).astype(np.float32)
         bias_matrix = np.lib.stride_tricks.as_strided(bias, (s.m, s.n), (4 * along_m, 4 * along_n))
         want = reference(product, epilogue, bias_matrix, residual)
 
         plan = plan_gemm(s, epilogue, timer.traits, choice)
-        packed = plan.pack(b_flat.reshape(b_rows, b_columns)) if s.constant_b else b_flat
+        packed = plan.pack(b_flat.reshape(b_rows, b_columns).astype(np.float32)) if s.constant_b else b_flat
         buffers = {
             "a": timer.upload(a_flat),
             "b": timer.upload(packed),
             "bias": timer.upload(bias),
             "res": timer.upload(residual),
-            "c": timer.empty(want.nbytes),
+            "c": timer.empty(want.size * itemsize),
             "ws": timer.empty(plan.workspace_bytes),
         }
         launches = plan.launches(
@@ -68,8 +74,9 @@ def check(timer: LaunchTimer) -> Check:
             Buf("ws"),
         )
         timer.run(launches, buffers)
-        got = timer.download(buffers["c"], want.shape)
-        np.testing.assert_allclose(got, want, atol=4e-6 * np.sqrt(s.k) + 1e-6, rtol=0)
+        got = timer.download(buffers["c"], want.shape, stored)
+        relative = 6e-4 if s.halves else 0.0
+        np.testing.assert_allclose(got, want, atol=4e-6 * np.sqrt(s.k) + 1e-6, rtol=relative)
 
     return run
 
@@ -110,6 +117,53 @@ def test_few_rows_times_a_constant_matrix(check: Check, k: int, m: int) -> None:
 @pytest.mark.parametrize("rows", [1, 2, 4, 8])
 def test_register_kernel_for_any_number_of_rows(check: Check, rows: int) -> None:
     check(GemmShape(7, 70, 11), GemmChoice("direct", rows=rows))
+
+
+STORED = WEIGHT_TYPES[1:]
+
+
+@pytest.mark.parametrize("weights", STORED)
+@pytest.mark.parametrize(
+    ("shape", "choice"),
+    [
+        (GemmShape(17, 22, 40, constant_b=True), PADDED),
+        (GemmShape(17, 22, 40, constant_b=True, trans_b=True, alpha=0.5, bias_strides=(1, 0)), SLICED),
+        (GemmShape(9, 12, 20, (2,), (180,), (), constant_b=True), PADDED),
+        (GemmShape(64, 64, 32, constant_b=True), PADDED),
+        (GemmShape(33, 36, 200, constant_b=True), GemmChoice("tile", PADDED.tile, split=4)),
+        (GemmShape(3, 50, 37, constant_b=True, trans_b=True, alpha=2.0), GemmChoice("gemv")),
+        (GemmShape(7, 70, 11, constant_b=True), GemmChoice("direct", rows=4)),
+    ],
+    ids=lambda value: value.label if isinstance(value, GemmChoice) else str(value),
+)
+def test_product_with_stored_weights(
+    check: Check, shape: GemmShape, choice: GemmChoice, weights: WeightType
+) -> None:
+    check(replace(shape, weights=weights), choice)
+
+
+@pytest.mark.parametrize(
+    ("shape", "choice"),
+    [
+        (GemmShape(17, 22, 40, constant_b=True, weights="fp16"), PADDED),
+        (GemmShape(64, 64, 32, constant_b=True, weights="int8"), PADDED),
+        (GemmShape(37, 35, 33, trans_a=True, trans_b=True), PADDED),
+        (GemmShape(5, 8, 12, batch=(2, 3), a_strides=(180, 60), b_strides=(0, 96)), SLICED),
+        (GemmShape(33, 36, 200, constant_b=True), GemmChoice("tile", PADDED.tile, split=4)),
+        (GemmShape(3, 50, 37, constant_b=True, trans_b=True, weights="int4"), GemmChoice("gemv")),
+        (GemmShape(3, 52, 40, constant_b=True), GemmChoice("gemv")),
+        (GemmShape(7, 70, 11), GemmChoice("direct", rows=4)),
+        (GemmShape(7, 70, 11, trans_a=True, trans_b=True), GemmChoice("direct", rows=2)),
+    ],
+    ids=lambda value: value.label if isinstance(value, GemmChoice) else str(value),
+)
+def test_product_of_halves(check: Check, shape: GemmShape, choice: GemmChoice) -> None:
+    check(replace(shape, halves=True), choice)
+
+
+def test_only_a_constant_has_a_storage_type() -> None:
+    with pytest.raises(ValueError, match="is no weight"):
+        plan_gemm(GemmShape(2, 2, 2, weights="int8"), Epilogue(), RX580)
 
 
 def test_gemv_is_offered_for_few_rows_only() -> None:
