@@ -30,6 +30,7 @@ DETECTORS: dict[str, str] = {
     "ewz": "anomaly.detectors.ewz:EwzDetector",
     "knn": "anomaly.detectors.knn:KnnDetector",
     "novelty": "anomaly.detectors.novelty:NoveltyDetector",
+    "out_of_range": "anomaly.detectors.out_of_range:OutOfRangeDetector",
     "pca": "anomaly.detectors.pca:PcaDetector",
     "rate_of_change": "anomaly.detectors.rate_of_change:RateOfChangeDetector",
     "seasonal": "anomaly.detectors.seasonal:SeasonalDetector",
