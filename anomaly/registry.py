@@ -27,6 +27,7 @@ DEFAULT = "auto"
 #: since the compiled ones need numba (65 MB).
 DETECTORS: dict[str, str] = {
     "auto": "anomaly.detectors.auto:AutoDetector",
+    "cusum": "anomaly.detectors.cusum:CusumDetector",
     "dropout": "anomaly.detectors.dropout:DropoutDetector",
     "ewz": "anomaly.detectors.ewz:EwzDetector",
     "knn": "anomaly.detectors.knn:KnnDetector",
