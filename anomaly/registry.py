@@ -26,6 +26,7 @@ DEFAULT = "auto"
 #: The detectors that come with polarstream, by `type`, and where each is: imported when it is asked for,
 #: since the compiled ones need numba (65 MB).
 DETECTORS: dict[str, str] = {
+    "ar": "anomaly.detectors.ar:ArDetector",
     "auto": "anomaly.detectors.auto:AutoDetector",
     "cusum": "anomaly.detectors.cusum:CusumDetector",
     "dropout": "anomaly.detectors.dropout:DropoutDetector",
