@@ -28,6 +28,7 @@ DEFAULT = "auto"
 DETECTORS: dict[str, str] = {
     "ar": "anomaly.detectors.ar:ArDetector",
     "auto": "anomaly.detectors.auto:AutoDetector",
+    "bocpd": "anomaly.detectors.bocpd:BocpdDetector",
     "cusum": "anomaly.detectors.cusum:CusumDetector",
     "dropout": "anomaly.detectors.dropout:DropoutDetector",
     "ewz": "anomaly.detectors.ewz:EwzDetector",
