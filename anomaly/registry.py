@@ -39,6 +39,7 @@ DETECTORS: dict[str, str] = {
     "rate_of_change": "anomaly.detectors.rate_of_change:RateOfChangeDetector",
     "seasonal": "anomaly.detectors.seasonal:SeasonalDetector",
     "robust": "anomaly.detectors.robust:RobustDetector",
+    "spiking": "anomaly.detectors.spiking:SpikingDetector",
     "stuck": "anomaly.detectors.stuck:StuckDetector",
 }
 
