@@ -26,16 +26,22 @@ DEFAULT = "auto"
 #: The detectors that come with polarstream, by `type`, and where each is: imported when it is asked for,
 #: since the compiled ones need numba (65 MB).
 DETECTORS: dict[str, str] = {
+    "ar": "anomaly.detectors.ar:ArDetector",
     "auto": "anomaly.detectors.auto:AutoDetector",
+    "bocpd": "anomaly.detectors.bocpd:BocpdDetector",
+    "cusum": "anomaly.detectors.cusum:CusumDetector",
+    "dropout": "anomaly.detectors.dropout:DropoutDetector",
     "ewz": "anomaly.detectors.ewz:EwzDetector",
     "knn": "anomaly.detectors.knn:KnnDetector",
     "novelty": "anomaly.detectors.novelty:NoveltyDetector",
     "onnx": "agents.onnx_detector:OnnxDetector",
+    "out_of_range": "anomaly.detectors.out_of_range:OutOfRangeDetector",
     "pca": "anomaly.detectors.pca:PcaDetector",
     "physics": "anomaly.detectors.physics:PhysicsDetector",
     "rate_of_change": "anomaly.detectors.rate_of_change:RateOfChangeDetector",
     "seasonal": "anomaly.detectors.seasonal:SeasonalDetector",
     "robust": "anomaly.detectors.robust:RobustDetector",
+    "spiking": "anomaly.detectors.spiking:SpikingDetector",
     "stuck": "anomaly.detectors.stuck:StuckDetector",
 }
 

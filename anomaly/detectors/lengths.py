@@ -29,6 +29,8 @@ PER_OCTAVE = 2
 LOWEST = -8
 #: When so many lengths are counted, all counts are halved.
 HORIZON = 20_000.0
+#: Lengths of a bin that has faded to this no longer say what the longest is.
+FADED = 0.25
 PRIOR_SHAPE = 2.0
 PRIOR_WEIGHT = 5.0
 MOST_SHAPE = 6.0
@@ -57,10 +59,14 @@ def count_length(past: Any, length: float, weight: float) -> None:
     """
     if past.n >= HORIZON:
         past.n = 0.0
+        last = 0
         for b in range(BINS):
             past.counts[b] *= np.float32(0.5)
             past.n += past.counts[b]
-        past.longest *= 0.5
+            if past.counts[b] >= FADED:
+                last = b
+        # not halved itself: what is usual would be beyond it
+        past.longest = min(past.longest, 2.0 ** ((last + 1) / PER_OCTAVE + LOWEST))
     past.counts[int(_place(length))] += np.float32(weight)
     past.n += weight
     if length > past.longest:

@@ -131,7 +131,7 @@ class StuckDetector(DirectDetector):
     """See the module."""
 
     name: ClassVar[str] = "stuck"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     config_type: ClassVar[type[DetectorConfig]] = StuckConfig
     evidence: ClassVar[tuple[str, ...]] = ("value", "readings", "lasted_s", "longest")
     config: StuckConfig

@@ -46,3 +46,13 @@ def test_the_far_past_fades() -> None:
     past = history([100.0] * 2000 + [1.0] * int(4 * HORIZON))
     assert past["n"] <= HORIZON + 1
     assert length_surprise(past, 64.0) > 2
+
+
+def test_what_is_usual_stays_so_when_counts_are_halved() -> None:
+    lengths = np.random.default_rng(1).exponential(1, int(1.4 * HORIZON))
+    past = history([])
+    above = 0
+    for length in lengths.tolist():
+        above += length_surprise(past, length) >= 4
+        count_length(past, length, 1.0)
+    assert above <= 8
