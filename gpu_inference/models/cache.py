@@ -6,9 +6,10 @@ changes the means of its blocks; one block that differs by more than the toleran
 The usual perceptual hashes are no good for this: dHash has 64 bits for the whole picture, so that noise turns
 bits where the scene is flat, and what is small turns none.
 
-Measured on generated scenes of 320 x 240: with noise of 5 levels (standard deviation) 99.7% of a still scene's
-pictures are answered, with 8 98.7%, with 10 24%; of 200 scenes with a new object of 8 x 8 pixels that is 30
-levels lighter or darker, or one of 24 x 24 and 20 levels, none is. A signature of 640 x 480 takes 0.1 ms.
+Measured on generated scenes of 320 x 240: with noise of 5 levels (standard deviation) 99.7% of a still
+scene's pictures are answered, with 8 98.7%, with 10 24%; of 200 scenes with a new object of 8 x 8 pixels that
+is 30 levels lighter or darker, or one of 24 x 24 and 20 levels, none is. A signature of 640 x 480 takes
+0.1 ms.
 
 What it can't see: a change that leaves all block means alone, or one of less than the tolerance over a block.
 """
