@@ -25,7 +25,7 @@ class Rules(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tru
     min_samples: Annotated[int, Meta(ge=1)] = 500
     #: After so many without a decision the trial ends with a roll back.
     max_samples: Annotated[int, Meta(ge=1)] = 20_000
-    #: Of `Comparison.agreement`; both ends of its interval are held against it.
+    #: Mean agreement of the answers; the ends of its interval are held against it.
     min_agreement: Annotated[float, Meta(ge=0, le=1)] = 0.95
     #: Mean seconds of the version on trial by those of the live one.
     max_latency_ratio: Annotated[float, Meta(gt=0)] = 1.5
