@@ -68,19 +68,45 @@ class Verdict:
     reason: str
 
 
+class Sums(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """All that a comparison keeps, as JSON too: workers send theirs to the one that decides."""
+
+    samples: int = 0
+    #: Inputs that only the trial failed.
+    errors: int = 0
+    #: Sum of agreements.
+    agreement: float = 0.0
+    #: Number, mean and sum of squared deviations of score shifts.
+    shifts: int = 0
+    shift: float = 0.0
+    shift_squares: float = 0.0
+    #: Sums of seconds.
+    live_s: float = 0.0
+    trial_s: float = 0.0
+
+    def add(self, other: Sums) -> None:
+        """Takes in what another worker has seen (T. Chan, G. Golub, R. LeVeque, 1979)."""
+        both = self.shifts + other.shifts
+        if other.shifts:
+            step = other.shift - self.shift
+            self.shift += step * other.shifts / both
+            self.shift_squares += other.shift_squares + step * step * self.shifts * other.shifts / both
+            self.shifts = both
+        for name in ("samples", "errors", "agreement", "live_s", "trial_s"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
 class Comparison:
     """Compares a version on trial with the live one.
 
     Args:
         rules: of the trial.
+        sums: to go on from; those of several workers are added up by `Sums.add`.
     """
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, sums: Sums | None = None) -> None:
         self.rules = rules
-        self._samples = self._errors = 0
-        self._agreement = 0.0
-        self._shifts, self._shift, self._shift_squares = 0, 0.0, 0.0
-        self._seconds = [0.0, 0.0]
+        self.sums = Sums() if sums is None else sums
 
     def add(self, live: Answer, trial: Answer, live_s: float, trial_s: float) -> None:
         """Takes both answers to one input.
@@ -92,35 +118,28 @@ class Comparison:
             trial_s: the same of the trial.
         """
         same, shift = agreement(live, trial, self.rules.tolerance)
-        self._samples += 1
-        self._agreement += same
-        self._errors += "error" in trial and "error" not in live
-        if shift is not None:  # Welford
-            self._shifts += 1
-            step = shift - self._shift
-            self._shift += step / self._shifts
-            self._shift_squares += step * (shift - self._shift)
-        self._seconds[0] += live_s
-        self._seconds[1] += trial_s
+        failed = "error" in trial and "error" not in live
+        one = Sums(samples=1, errors=int(failed), agreement=same, live_s=live_s, trial_s=trial_s)
+        if shift is not None:
+            one.shifts, one.shift = 1, shift
+        self.sums.add(one)
 
     def report(self) -> Report:
         """The difference so far."""
-        n = max(self._samples, 1)
-        shift = None if self._shifts == 0 else self._shift
+        sums, n = self.sums, max(self.sums.samples, 1)
         interval = None
-        if self._shifts > 1:
-            error = Z * math.sqrt(self._shift_squares / (self._shifts - 1) / self._shifts)
-            interval = (self._shift - error, self._shift + error)
-        live_s, trial_s = self._seconds
+        if sums.shifts > 1:
+            error = Z * math.sqrt(sums.shift_squares / (sums.shifts - 1) / sums.shifts)
+            interval = (sums.shift - error, sums.shift + error)
         return Report(
-            samples=self._samples,
-            agreement=self._agreement / n,
-            agreement_interval=wilson(self._agreement, self._samples),
-            score_shift=shift,
+            samples=sums.samples,
+            agreement=sums.agreement / n,
+            agreement_interval=wilson(sums.agreement, sums.samples),
+            score_shift=sums.shift if sums.shifts else None,
             score_shift_interval=interval,
-            latency_ratio=trial_s / live_s if live_s > 0 else None,
-            errors=self._errors / n,
-            errors_interval=wilson(self._errors, self._samples),
+            latency_ratio=sums.trial_s / sums.live_s if sums.live_s > 0 else None,
+            errors=sums.errors / n,
+            errors_interval=wilson(sums.errors, sums.samples),
         )
 
     def verdict(self) -> Verdict:

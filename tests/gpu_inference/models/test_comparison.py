@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 
+import msgspec
 import numpy as np
 import pytest
 
 from gpu_inference.models.agreement import agreement
-from gpu_inference.models.comparison import Comparison, Rules, wilson
+from gpu_inference.models.comparison import Comparison, Rules, Sums, wilson
 
 
 def label(name: str, score: float = 0.9) -> dict[str, object]:
@@ -81,6 +82,24 @@ def test_the_report_is_that_of_plain_formulas() -> None:
     assert told.score_shift_interval == pytest.approx((shifts.mean() - half, shifts.mean() + half))
     assert told.latency_ratio == pytest.approx(1.2)
     assert Comparison(Rules()).report().agreement_interval == (0.0, 1.0)
+
+
+def test_what_workers_saw_adds_up_to_what_one_would_have_seen() -> None:
+    rng = np.random.default_rng(4)
+    whole, workers = Comparison(Rules()), [Comparison(Rules()) for _ in range(4)]  # the last one sees nothing
+    for i in range(300):
+        other = {"error": "x"} if i % 50 == 0 else label("cat" if i % 3 else "dog", 0.5 + rng.normal())
+        seconds = rng.uniform(0.01, 0.02, 2).tolist()
+        for comparison in (whole, workers[i % 3]):
+            comparison.add(label("cat", 0.5), other, *seconds)
+    sums = Sums()
+    for worker in workers:
+        sums.add(msgspec.json.decode(msgspec.json.encode(worker.sums), type=Sums))
+    added, wanted = Comparison(Rules(), sums).report(), whole.report()
+    assert (added.samples, added.agreement, added.errors) == (wanted.samples, wanted.agreement, wanted.errors)
+    assert added.score_shift == pytest.approx(wanted.score_shift)
+    assert added.score_shift_interval == pytest.approx(wanted.score_shift_interval)
+    assert added.latency_ratio == pytest.approx(wanted.latency_ratio)
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
