@@ -36,6 +36,8 @@ SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "canary": records.Canary,
     "alias record": records.AliasRecord,
     "share": records.Share,
+    "ensemble record": records.EnsembleRecord,
+    "cascade record": records.CascadeRecord,
     "trial rules": Rules,
     "cascade rule": CascadeRule,
 }
@@ -132,4 +134,4 @@ def test_the_examples_of_the_page_are_valid() -> None:
 def test_the_records_of_the_page_are_valid() -> None:
     lines = re.findall(r"^(\w+/[^\s]+) +(\{.*\})$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     kinds = {records.decode(key.encode(), value.encode())[0][0] for key, value in lines}
-    assert kinds == {"version", "model", "alias"}
+    assert kinds == {"version", "model", "alias", "ensemble", "cascade"}
