@@ -21,7 +21,6 @@ import msgspec
 import numpy as np
 
 from gpu_inference.errors import ModelError
-from gpu_inference.models.agreement import overlaps
 from gpu_inference.tasks.answers import BOX_DIGITS, SCORE_DIGITS, Answer, significant
 
 Method: TypeAlias = Literal["mean", "weighted", "vote", "median"]
@@ -178,11 +177,10 @@ def fuse(
             cluster for cluster in clusters if cluster.label == box["label"] and member not in cluster.members
         ]
         if same:
-            corners = np.array([cluster.corners for cluster in same])
-            shared = overlaps(np.array(box["box"]), corners)[0]
-            best = int(shared.argmax())
-            if shared[best] > same_box:
-                same[best].add(box, member, weights[member])
+            shared = [_overlap(box["box"], cluster.corners) for cluster in same]
+            best = max(shared)
+            if best > same_box:
+                same[shared.index(best)].add(box, member, weights[member])
                 continue
         clusters.append(_Cluster(box, member, weights[member]))
     total = sum(weights)
@@ -190,7 +188,7 @@ def fuse(
     for cluster in clusters:
         if by_majority and 2 * sum(weights[member] for member in cluster.members) <= total:
             continue
-        corners = np.round(cluster.corners, BOX_DIGITS).tolist()
+        corners = [round(side, BOX_DIGITS) for side in cluster.corners]
         score = round(cluster.power / total, SCORE_DIGITS)
         found.append({"label": cluster.label, "class": cluster.number, "score": score, "box": corners})
     return sorted(found, key=lambda one: -one["score"])
@@ -203,20 +201,27 @@ class _Cluster:
         self.label, self.number = box["label"], box["class"]
         self.members: list[int] = []
         self.power = 0.0
-        self._sum = np.zeros(4)
+        self.corners: list[float] = box["box"]
+        self._sums = [0.0] * 4
         self.add(box, member, weight)
 
     def add(self, box: Answer, member: int, weight: float) -> None:
         """Takes a box in."""
         power = box["score"] * weight
-        self._sum += np.array(box["box"], float) * power
+        self._sums = [total + side * power for total, side in zip(self._sums, box["box"], strict=True)]
         self.power += power
         self.members.append(member)
+        if self.power:
+            self.corners = [total / self.power for total in self._sums]
 
-    @property
-    def corners(self) -> Any:
-        """Of the fused box."""
-        return self._sum / self.power if self.power else self._sum
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    """As `agreement.overlaps`, of two boxes: NumPy costs more than so few numbers (3 x 20 boxes: 0.8 ms)."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    common = width * height
+    return common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
 
 
 class CascadeRule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
