@@ -36,7 +36,7 @@ REASONS: Final = {
     "too_long_id": f"the sensor id is longer than {MAX_ID_LENGTH} characters",
     "missing_field": "a required field is absent or null",
     "wrong_type": "a field holds something else than a number, or the id something else than a string",
-    "not_finite": "a field is NaN or infinite, or too large for a 64-bit float",
+    "not_finite": "a field is NaN or infinite, or too large for a 64-bit float; of a frame: its answer",
     "out_of_bounds": "a field is outside its configured bounds",
     "bad_timestamp": "the time is no epoch number and no RFC 3339 text with an offset",
     "future_timestamp": "the time is further in the future than max_clock_skew_s",

@@ -29,6 +29,16 @@ WEBP: Final = "image/webp"
 #: uint8 pixels, rows from the top, [h, w, 3] in RGB, [h, w, 1] or [h, w] grey.
 RAW: Final = "application/x-raw-uint8"
 
+#: Every reason a frame can be refused for that readings don't have, with its meaning.
+FRAME_REASONS: Final = {
+    "no_camera_id": "the Kafka key of a frame is no text of 1 to 256 characters",
+    "unknown_image_type": "the value is no JPEG, PNG or WebP, and the content type is none of ours",
+    "bad_shape": "the `shape` of raw pixels is none, or does not fit the number of bytes",
+    "bad_image": "the picture can't be decoded, or is cut off",
+    "image_too_large": "it has more pixels than the stream's `max_pixels`",
+    "inference_failed": "no device could run the frame",
+}
+
 CONTENT_TYPES: Final = (JPEG, PNG, WEBP, RAW)
 MAX_ID_LENGTH: Final = 256
 

@@ -14,7 +14,16 @@ from typing import Any, Literal, TypeAlias
 
 from gpu_inference.errors import ModelNotReady, RegistryError, UnknownModel
 from gpu_inference.models import records
-from gpu_inference.models.records import AliasRecord, Canary, Message, ModelRecord, Share, VersionRecord
+from gpu_inference.models.records import (
+    AliasRecord,
+    Canary,
+    CascadeRecord,
+    EnsembleRecord,
+    Message,
+    ModelRecord,
+    Share,
+    VersionRecord,
+)
 from gpu_inference.models.traffic import choose, draw
 
 Phase: TypeAlias = Literal["loading", "warming", "ready", "draining", "unloading", "failed"]
@@ -64,6 +73,8 @@ class LiveModels:
         versions: records of versions, by name and version.
         models: records of models.
         aliases: records of aliases.
+        ensembles: records of ensembles, of which `plan.plan` makes routes.
+        cascades: the same of cascades.
         serving: the version of each model that answers now.
         phases: of every version that the worker has to do with.
         reasons: why a version failed.
@@ -73,6 +84,8 @@ class LiveModels:
         self.versions: dict[Target, VersionRecord] = {}
         self.models: dict[str, ModelRecord] = {}
         self.aliases: dict[str, AliasRecord] = {}
+        self.ensembles: dict[str, EnsembleRecord] = {}
+        self.cascades: dict[str, CascadeRecord] = {}
         self.serving: dict[str, str] = {}
         self.phases: dict[Target, Phase] = {}
         self.reasons: dict[Target, str] = {}
@@ -93,6 +106,8 @@ class LiveModels:
             "version": self.versions,
             "model": self.models,
             "alias": self.aliases,
+            "ensemble": self.ensembles,
+            "cascade": self.cascades,
         }
         held = by_kind[kind]
         identity = (name, *rest) if rest else name

@@ -5,6 +5,8 @@
 | `version/<model>/<version>` | `VersionRecord`: it lies in the folder, with this SHA-256 |
 | `model/<model>` | `ModelRecord`: what is live |
 | `alias/<alias>` | `AliasRecord`: where its traffic goes |
+| `ensemble/<name>` | `EnsembleRecord`: whose answers are combined |
+| `cascade/<name>` | `CascadeRecord`: which model decides whether another one runs |
 
 A tombstone takes a record back. Each record says the whole state of its key, so compaction loses nothing.
 """
@@ -16,7 +18,8 @@ from typing import Annotated, Any, Final, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from gpu_inference.errors import RecordError
+from gpu_inference.errors import ModelError, RecordError
+from gpu_inference.models.ensemble import CascadeRule, Ensemble, Method
 from gpu_inference.models.folder import NAME
 
 Name: TypeAlias = Annotated[str, Meta(pattern=rf"^{NAME.pattern}$")]
@@ -67,7 +70,37 @@ class AliasRecord(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, froz
     shadows: tuple[Share, ...] = ()
 
 
-Record: TypeAlias = VersionRecord | ModelRecord | AliasRecord
+class EnsembleRecord(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """Several models that answer together."""
+
+    #: Aliases or models.
+    members: Annotated[tuple[Name, ...], Meta(min_length=1)]
+    method: Method = "mean"
+    #: One a member, for weighted and vote; empty: all alike.
+    weights: tuple[Weight, ...] = ()
+    #: Overlap from which on boxes are the same.
+    same_box: Part = 0.55
+
+    def ensemble(self) -> Ensemble:
+        """What combines the answers.
+
+        Raises:
+            ModelError: members and weights don't fit together.
+        """
+        return Ensemble(self.members, self.method, self.weights or None, self.same_box)
+
+
+class CascadeRecord(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """A cheap model, and a dear one that runs where the rule says so."""
+
+    #: An alias or a model.
+    first: Name
+    #: An alias or a model.
+    second: Name
+    rule: CascadeRule
+
+
+Record: TypeAlias = VersionRecord | ModelRecord | AliasRecord | EnsembleRecord | CascadeRecord
 #: Key and value of a message; None for a tombstone.
 Message: TypeAlias = tuple[bytes, bytes | None]
 Key: TypeAlias = tuple[str, ...]
@@ -76,6 +109,8 @@ _KINDS: Final[dict[str, tuple[type[Any], int]]] = {
     "version": (VersionRecord, 3),
     "model": (ModelRecord, 2),
     "alias": (AliasRecord, 2),
+    "ensemble": (EnsembleRecord, 2),
+    "cascade": (CascadeRecord, 2),
 }
 
 
@@ -99,13 +134,14 @@ def decode(key: bytes | None, value: bytes | None) -> tuple[Key, Record | None]:
         parts = ("",)
     kind, length = _KINDS.get(parts[0], (None, 0))
     if kind is None or len(parts) != length or not all(NAME.fullmatch(part) for part in parts[1:]):
-        raise RecordError(
-            f"{key!r} is no key: write version/<model>/<version>, model/<model> or alias/<alias>"
-        )
+        kinds = ", ".join(f"{kind}/<name>" for kind in _KINDS if kind != "version")
+        raise RecordError(f"{key!r} is no key: write {kinds} or version/<model>/<version>")
     if value is None:
         return parts, None
     try:
         record: Record = msgspec.json.decode(value, type=kind)
-    except msgspec.MsgspecError as error:
+        if isinstance(record, EnsembleRecord):
+            record.ensemble()
+    except (msgspec.MsgspecError, ModelError) as error:
         raise RecordError(f"the record {'/'.join(parts)} can't be used ({error}): write it again") from error
     return parts, record

@@ -52,8 +52,8 @@ class DetectionTask:
         self, outputs: Mapping[str, Array], count: int, geometries: Sequence[Geometry | None] = ()
     ) -> list[Answer]:
         """See Task; geometries are needed."""
-        boxes, scores, classes = self._candidates(outputs, count)
-        good = finite_rows(boxes, scores).tolist()
+        boxes, scores, classes, looked_at = self._candidates(outputs, count)
+        good = finite_rows(*looked_at).tolist()
         found = []
         for row in range(count):
             if not good[row]:
@@ -89,8 +89,10 @@ class DetectionTask:
             answer["cut"] = True
         return answer
 
-    def _candidates(self, outputs: Mapping[str, Array], count: int) -> tuple[Array, Array, Any]:
-        """Boxes [n, k, 4], scores [n, k], and a function that tells the classes of some of them."""
+    def _candidates(
+        self, outputs: Mapping[str, Array], count: int
+    ) -> tuple[Array, Array, Any, tuple[Array, ...]]:
+        """Boxes [n, k, 4], scores [n, k], a function for the classes of some, all that must be finite."""
         config = self._config
         match config.format:
             case "final":
@@ -104,16 +106,17 @@ class DetectionTask:
                 if counts:
                     used = np.arange(scores.shape[1]) < counts[0].reshape(count, 1)
                     scores, boxes = np.where(used, scores, -1.0), np.where(used[:, :, None], boxes, 0)
-                return boxes, scores, lambda row, chosen: classes[row][chosen]
+                    classes = np.where(used, classes, 0)
+                return boxes, scores, lambda row, chosen: classes[row][chosen], (boxes, scores, classes)
             case "rows":
                 (rows,) = roles(outputs, config.names, count, ["rows"])
                 self._check(rows.ndim == 3 and rows.shape[2] == 6, rows)
-                return rows[:, :, :4], rows[:, :, 4], lambda row, chosen: rows[row, chosen, 5]
+                return rows[:, :, :4], rows[:, :, 4], lambda row, chosen: rows[row, chosen, 5], (rows,)
             case "split":
                 boxes, each = roles(outputs, config.names, count, ["boxes", "class scores"])
                 self._check(boxes.ndim == 3 and boxes.shape[2] == 4 and each.ndim == 3, boxes)
                 self._check(each.shape[:2] == boxes.shape[:2], each)
-                return self._best(boxes, each.transpose(0, 2, 1))
+                return *self._best(boxes, each.transpose(0, 2, 1)), (boxes, each)
             case _:
                 (rows,) = roles(outputs, config.names, count, ["rows"])
                 first = 5 if config.format == "yolo-objectness" else 4
@@ -123,10 +126,10 @@ class DetectionTask:
                     rows = rows.transpose(0, 2, 1)
                 boxes, each = rows[:, :4].transpose(0, 2, 1), rows[:, first:]
                 if first == 4:
-                    return self._best(boxes, each)
+                    return *self._best(boxes, each), (rows,)
                 there = sigmoid(rows[:, 4]) if config.activation == "sigmoid" else rows[:, 4]
                 boxes, scores, best = self._best(boxes, each)
-                return boxes, scores * there, best
+                return boxes, scores * there, best, (rows,)
 
     def _best(self, boxes: Array, each: Array) -> tuple[Array, Array, Any]:
         """The best class of each box; class scores are [n, classes, k]."""

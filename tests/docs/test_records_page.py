@@ -14,6 +14,7 @@ import pytest
 from streams.checks import MAX_ID_LENGTH, REASONS
 from streams.codecs import PredictionEncoder, ReadingCodec, dead_letter, encode_alert
 from streams.config import FieldConfig, StreamConfig
+from streams.frames import FRAME_REASONS
 from streams.records import Alert, Chunk
 from streams.windows import WindowResult
 
@@ -73,8 +74,8 @@ def test_the_window_result_has_the_keys_of_the_page() -> None:
 
 
 def test_every_reason_of_a_refusal_is_on_the_page_with_its_meaning() -> None:
-    assert rows("Dead letter", "reason") == list(REASONS)
-    for reason, meaning in REASONS.items():
+    assert rows("Dead letter", "reason") == [*REASONS, *FRAME_REASONS]
+    for reason, meaning in {**REASONS, **FRAME_REASONS}.items():
         assert f"| `{reason}` | {meaning} |" in section("Dead letter")
     assert f"1 to {MAX_ID_LENGTH} characters" in section("Reading")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,14 @@ def test_a_file_whose_name_holds_a_line_break_can_not_forge_a_statement() -> Non
     split = signature.statement("m", "1", {"a": "0" * 64, "b": "1" * 64})
     joined = signature.statement("m", "1", {'a"\n' + "1" * 64 + ' "b': "0" * 64})
     assert split != joined
+
+
+def test_without_cryptography_the_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: ModelFolder
+) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric", None)
+    with pytest.raises(SignatureError, match="polarstream\\[signing\\]"):
+        write_keys(tmp_path / "plant")
+    assert list(tmp_path.glob("plant*")) == []
+    version = folder.load("animals", "1")
+    assert check(version, TrustedKeys(), required=False) is None  # unsigned models need none

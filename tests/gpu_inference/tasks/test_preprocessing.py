@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gpu_inference.errors import ModelError
 from gpu_inference.models.manifest import ImageInput
@@ -164,3 +167,66 @@ def test_boxes_find_their_way_back_to_the_source() -> None:
         np.testing.assert_allclose(geometry.to_source(corners), [[rl, rt, rl + rw, rt + rh]], atol=1e-3)
     beyond = Geometry.fit((300, 500), (64, 96), "letterbox").to_source(np.array([[-50.0, -50, 500, 500]]))
     np.testing.assert_array_equal(beyond, [[0, 0, 500, 300]])
+
+
+SIDE = st.integers(1, 400)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    source=st.tuples(SIDE, SIDE),
+    target=st.tuples(SIDE, SIDE),
+    fit=st.sampled_from(["crop", "letterbox", "stretch"]),
+    crop=st.floats(0.05, 1),
+)
+def test_every_geometry_stays_inside_and_comes_back(
+    source: tuple[int, int], target: tuple[int, int], fit: Any, crop: float
+) -> None:
+    geometry = Geometry.fit(source, target, fit, crop)
+    for (top, left, h, w), (most_h, most_w) in ((geometry.region, source), (geometry.inner, target)):
+        assert h >= 1
+        assert w >= 1
+        assert 0 <= top <= top + h <= most_h
+        assert 0 <= left <= left + w <= most_w
+    (rt, rl, rh, rw), (it, il, ih, iw) = geometry.region, geometry.inner
+    middle = np.array([[il + iw / 2, it + ih / 2] * 2])
+    np.testing.assert_allclose(
+        geometry.to_source(middle), [[rl + rw / 2, rt + rh / 2] * 2], rtol=1e-4, atol=2e-3
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(source=st.tuples(SIDE, SIDE), fit=st.sampled_from(["crop", "letterbox", "stretch"]))
+def test_a_picture_of_one_colour_stays_of_one_colour(source: tuple[int, int], fit: Any) -> None:
+    prepare = Preprocessor(ImageInput(size=(24, 40), layout="NHWC", dtype="uint8", pad=77), fit)
+    slot = np.empty((24, 40, 3), np.uint8)
+    geometry = prepare.write(np.full((*source, 3), 77, np.uint8), slot)
+    assert (slot == 77).all()
+    down, across = prepare.decode_size(source)
+    assert down <= source[0]
+    assert across <= source[1]
+    scaled = prepare.write(np.full((down, across, 3), 77, np.uint8), slot, source=source)
+    assert scaled == geometry
+    assert (slot == 77).all()
+
+
+def test_threads_may_share_a_preprocessor() -> None:
+    prepare = Preprocessor(ImageInput(size=(32, 32)), "crop")
+    images = [picture(40 + i, 50) for i in range(24)]
+    alone = np.empty((24, *prepare.shape), np.float32)
+    for image, slot in zip(images, alone, strict=True):
+        prepare.write(image, slot)
+    together = np.empty_like(alone)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(prepare.write, images, together))
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_pictures_that_can_not_be_written_to_are_read() -> None:
+    prepare = Preprocessor(ImageInput(size=(8, 8)), "crop")
+    prepare.warm()
+    image, slots = picture(8, 8), np.empty((2, *prepare.shape), np.float32)
+    prepare.write(image, slots[0])
+    image.flags.writeable = False
+    prepare.write(image[:, :, :], slots[1])
+    np.testing.assert_array_equal(slots[0], slots[1])
