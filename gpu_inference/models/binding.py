@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 from gpu_inference.errors import ManifestError
 from gpu_inference.graph.ir import TensorInfo
-from gpu_inference.models.manifest import ImageInput, Manifest, SeriesInput
+from gpu_inference.models.manifest import (
+    Classification,
+    Detection,
+    ImageInput,
+    Manifest,
+    Segmentation,
+    SeriesInput,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +36,19 @@ class Binding:
     max_batch: int
 
 
-def bind(manifest: Manifest, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]) -> Binding:
+def bind(
+    manifest: Manifest,
+    inputs: Sequence[TensorInfo],
+    outputs: Sequence[TensorInfo],
+    labels: Sequence[str] = (),
+) -> Binding:
     """Compares a manifest with a loaded model.
 
     Args:
         manifest: of the model.
         inputs: of its session.
         outputs: of its session.
+        labels: as read from their file; none are not compared.
 
     Raises:
         ManifestError: they disagree, every fault with the path in `model.toml`.
@@ -75,9 +88,30 @@ def bind(manifest: Manifest, inputs: Sequence[TensorInfo], outputs: Sequence[Ten
         for index, name in enumerate(manifest.output.names)
         if name not in names
     ]
+    classes = _classes(manifest, outputs)
+    if labels and classes is not None and classes != len(labels):
+        faults.append(f"output.labels: there are {len(labels)} for {classes} classes: write one for each")
     if faults:
         raise ManifestError(faults)
     return Binding(info.name, shape, info.dtype.name, fixed, fixed or manifest.limits.max_batch)
+
+
+def _classes(manifest: Manifest, outputs: Sequence[TensorInfo]) -> int | None:
+    """How many classes the model tells, where its outputs' shapes say so."""
+    output, known = manifest.output, {info.name: info.shape for info in outputs}
+    shapes = [known.get(name) for name in output.names] if output.names else list(known.values())
+    match output:
+        case Classification() if shapes and shapes[0] and len(shapes[0]) >= 2:
+            return shapes[0][1]
+        case Segmentation() if shapes and shapes[0] and len(shapes[0]) == 4:
+            classes = shapes[0][1 if output.layout == "NCHW" else 3]
+            return None if classes == 1 else classes
+        case Detection(format="split") if len(shapes) > 1 and shapes[1] and shapes[1][-1] is not None:
+            return shapes[1][-1] - (output.activation == "softmax")
+        case Detection(format="yolo" | "yolo-objectness") if shapes and shapes[0] and len(shapes[0]) == 3:
+            sides = [side for side in shapes[0][1:] if side is not None]
+            return min(sides) - (5 if output.format == "yolo-objectness" else 4) if len(sides) == 2 else None
+    return None
 
 
 def input_shape(manifest: Manifest) -> tuple[int, ...]:

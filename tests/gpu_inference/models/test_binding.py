@@ -51,3 +51,42 @@ def test_every_disagreement_is_told() -> None:
         "input.dtype: float16 is not the model's: use 'float32'",
         "output.names[1]: the model has no output 'boxes': use scores",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "shapes", "classes"),
+    [
+        ("", [(None, 3)], 3),
+        ("", [(None, 3, 1, 1)], 3),
+        ('output = {task = "classification", names = ["o1"]}', [(None, 9), (None, 3)], 3),
+        ('output.task = "detection"', [(1, 7, 8400)], 3),
+        ('output.task = "detection"', [(1, 8400, 7)], 3),
+        ('output = {task = "detection", format = "yolo-objectness"}', [(None, 100, 8)], 3),
+        ('output = {task = "detection", format = "split"}', [(None, 9, 4), (None, 9, 3)], 3),
+        (
+            'output = {task = "detection", format = "split", activation = "softmax"}',
+            [(None, 9, 4), (None, 9, 4)],
+            3,
+        ),
+        ('output.task = "segmentation"', [(None, 3, 8, 8)], 3),
+        ('output = {task = "segmentation", layout = "NHWC"}', [(None, 8, 8, 3)], 3),
+        ('output.task = "segmentation"', [(None, 1, 8, 8)], None),
+        ('output.task = "segmentation"', [(None, 8, 8)], None),
+        ('output.task = "detection"', [(1, 7, None)], None),
+        ('output = {task = "detection", format = "rows"}', [(1, 100, 6)], None),
+        ("", [(None, None)], None),
+        ("", [None], None),
+    ],
+)
+def test_labels_are_counted_where_the_model_says_how_many_classes_it_has(
+    text: str, shapes: list[tuple[int | None, ...] | None], classes: int | None
+) -> None:
+    image = TensorInfo("x", F32, (None, 3, 224, 224))
+    outputs = [TensorInfo(f"o{i}", F32, shape) for i, shape in enumerate(shapes)]
+    bind(parse(text), [image], outputs, ("a", "b", "c"))
+    bind(parse(text), [image], outputs)
+    if classes is None:
+        bind(parse(text), [image], outputs, ("a", "b"))
+    else:
+        with pytest.raises(ManifestError, match=r"output\.labels: there are 2 for 3 classes"):
+            bind(parse(text), [image], outputs, ("a", "b"))

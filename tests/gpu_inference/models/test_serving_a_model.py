@@ -59,7 +59,7 @@ class Served:
         self.version = folder.load(name, number)
         manifest = self.version.manifest
         self.session = gpu_inference.load(folder.read_model(self.version), engine="onnxruntime")
-        self.binding = bind(manifest, self.session.inputs, self.session.outputs)
+        self.binding = bind(manifest, self.session.inputs, self.session.outputs, self.version.labels)
         assert isinstance(manifest.input, ImageInput)
         self.prepare = Preprocessor(manifest.input, fit_of(manifest))
         self.task = task_of(manifest, self.version.labels)
