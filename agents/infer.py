@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from agents.model_server import Request, Result
+from agents.answering import Answering
+from agents.model_server import Result
 from agents.pictures import PictureDecoder
 from agents.publishers import Output, PublisherBook
 from gpu_inference.errors import ModelError
+from gpu_inference.models.cache import ResultCache, Signature, digest_of, signature_of
 from gpu_inference.serving.batcher import Policy
 from streams import metrics
 from streams.errors import BadRecord
@@ -28,7 +30,6 @@ from streams.frames import Frame, FrameBatch, rejected_message
 from streams.records import Chunk, Rejected
 
 if TYPE_CHECKING:
-    from agents.model_server import ModelServer
     from agents.serving import Serving
     from gpu_inference.tasks.geometry import Geometry
     from gpu_inference.tasks.preprocessing import Preprocessor
@@ -88,7 +89,11 @@ class FrameStream:
         self._topics = topics
         self._serving = serving
         self._decoder = PictureDecoder(config.max_pixels)
-        self._policy = Policy(config.policy)
+        cache = None
+        if config.cache_ttl_s is not None:
+            cache = ResultCache(ttl_s=config.cache_ttl_s, tolerance=config.cache_tolerance)
+        policy = Policy(config.policy)
+        self._answering = Answering(config.name, serving, policy, config.priority, cache)
         self._decode_s = metrics.DECODE_SECONDS.labels(config.name)
 
     async def take(self, share: InferPartition, role: str, chunk: Chunk, batch: FrameBatch) -> None:
@@ -100,32 +105,34 @@ class FrameStream:
         # before the frames are offered, so that a chunk is under way as soon as one of them is
         share.start(asyncio.create_task(self._finish(share, role, chunk, batch, fresh, results, share.last)))
         metrics.FRAMES.labels(self._config.name).inc(len(fresh))
-        decoding: list[tuple[list[ModelServer], asyncio.Future[list[Fitted]]]] = []
-        for frame in fresh:
-            servers = await self._serving.route(self._config.model, frame.source)
-            sizes = [server.preprocessor for server in servers]
-            decoding.append(
-                (servers, loop.run_in_executor(self._serving.threads, self._decode, frame, sizes))
-            )
-        for frame, (servers, decoded), result in zip(fresh, decoding, results, strict=True):
+        coming = []
+        for frame, result in zip(fresh, results, strict=True):
+            planned = await self._serving.plan(self._config.model, frame.source)
+            digest = None
+            if self._answering.cache is not None:
+                digest = digest_of(frame.data)
+                known = self._answering.known(planned, digest)
+                if known is not None:
+                    _settle(result, known)
+                    continue
+            preprocessors = [server.preprocessor for server in planned.servers()]
+            signed = self._answering.cache is not None and planned.plan.kind == "single"
+            decoded = loop.run_in_executor(self._serving.threads, self._decode, frame, preprocessors, signed)
+            coming.append((frame, result, planned, digest, decoded))
+        # offered in the order of the log, whichever is decoded first
+        for frame, result, planned, digest, decoded in coming:
             try:
-                fitted = await decoded
+                fitted, signature = await decoded
             except BadRecord as error:
-                for server in servers:
-                    server.release()
+                planned.release()
                 _settle(result, error)
                 continue
-            now = time.monotonic()
-            created_s = now - max(0.0, time.time() - frame.ts)
-            for server, (pixels, geometry) in zip(servers[1:], fitted[1:], strict=True):
-                # a shadow never holds the stream up, and nobody waits for its answer
-                request = Request(pixels, geometry, now, functools.partial(_released, server, None))
-                await server.offer(frame.source, created_s, request, Policy.LATEST, -100)
-            server, (pixels, geometry) = servers[0], fitted[0]
-            request = Request(pixels, geometry, now, functools.partial(_released, server, result))
-            await server.offer(frame.source, created_s, request, self._policy, self._config.priority)
+            answer = await self._answering.offer(planned, fitted, frame.source, frame.ts, digest, signature)
+            answer.add_done_callback(functools.partial(_hand_on, result))
 
-    def _decode(self, frame: Frame, preprocessors: Sequence[Preprocessor]) -> list[Fitted]:
+    def _decode(
+        self, frame: Frame, preprocessors: Sequence[Preprocessor], signed: bool
+    ) -> tuple[list[Fitted], Signature | None]:
         """Decode a frame once and fit it to each model's input, on a thread."""
         started = time.perf_counter()
 
@@ -135,7 +142,8 @@ class FrameStream:
 
         try:
             picture = self._decoder.decode(frame, enough)
-            return [one.fit(picture.pixels, picture.source) for one in preprocessors]
+            fitted = [one.fit(picture.pixels, picture.source) for one in preprocessors]
+            return fitted, signature_of(fitted[0][0]) if signed else None
         except ModelError as error:
             raise BadRecord("bad_image", str(error)) from error
         finally:
@@ -280,10 +288,9 @@ def make_infer_agent(
     return infer
 
 
-def _released(server: ModelServer, future: asyncio.Future[Any] | None, result: Result) -> None:
-    server.release()
-    if future is not None:
-        _settle(future, result)
+def _hand_on(future: asyncio.Future[Any], answer: asyncio.Future[Result]) -> None:
+    if not answer.cancelled():
+        _settle(future, answer.result())
 
 
 def _settle(future: asyncio.Future[Any], value: Any) -> None:

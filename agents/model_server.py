@@ -66,6 +66,7 @@ class Result:
         batch: items in its batch.
         failovers: devices that failed its batch before.
         late: whether the answer comes after the frame's deadline.
+        seconds: of the device, this item's part of its batch.
     """
 
     who: Mapping[str, str]
@@ -76,6 +77,7 @@ class Result:
     batch: int = 0
     failovers: tuple[str, ...] = ()
     late: bool = False
+    seconds: float = 0.0
 
 
 class ModelServer:
@@ -250,6 +252,7 @@ class ModelServer:
                     device=answer.device,
                     batch=len(batch.items),
                     failovers=answer.failovers,
+                    seconds=answer.seconds / len(batch.items),
                     late=bool(late) and self.batcher.is_late(item, now),
                 )
             )

@@ -18,13 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import gpu_inference
+from agents.answering import Planned
 from agents.devices import CPU, device_specs
-from agents.model_server import ModelServer, key_of
+from agents.model_server import ModelServer, Result, key_of
 from gpu_inference.errors import EngineError, ModelNotReady, RecordError, RegistryError, UnknownModel
 from gpu_inference.models.binding import Binding, bind
+from gpu_inference.models.comparison import Comparison, Rules
 from gpu_inference.models.folder import ModelFolder, ModelVersion
 from gpu_inference.models.live import Action, LiveModels, Target
 from gpu_inference.models.manifest import ImageInput
+from gpu_inference.models.plan import plan
 from gpu_inference.models.records import AliasRecord, ModelRecord, Share, VersionRecord
 from gpu_inference.models.signature import TrustedKeys, check
 from gpu_inference.serving.health import State
@@ -42,6 +45,8 @@ log = logging.getLogger("polarstream.serving")
 OPEN_S: Final = 900.0
 #: How often a stream whose model is not live says so, in seconds.
 SAY_S: Final = 10.0
+#: The gauges of a trial are set once in so many frames.
+TRIAL_EVERY: Final = 20
 
 
 class Serving:
@@ -65,6 +70,7 @@ class Serving:
         self._servers: dict[Target, ModelServer] = {}
         self._runs: dict[Target, asyncio.Task[None]] = {}
         self._deeds: set[asyncio.Task[None]] = set()
+        self._trials: dict[tuple[str, str], Comparison] = {}
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         specs = device_specs(config.devices, self._open_session)
@@ -108,15 +114,15 @@ class Serving:
             while True:
                 self._changed.clear()
                 try:
-                    self.live.route(route_name, "")
+                    plan(self.live, route_name, "")
                     break
                 except ModelNotReady as error:
                     if not any(phase in ("loading", "warming") for phase in self.live.phases.values()):
                         raise Stop(f"model '{name}' can't be served: {error}") from error
                 await self._changed.wait()
 
-    async def route(self, name: str, source: str) -> list[ModelServer]:
-        """Who looks at a frame: the version that answers, then those that only see it. Each is held.
+    async def plan(self, name: str, source: str) -> Planned:
+        """What runs for a picture; every server of it is held.
 
         A stream whose model isn't live waits: nothing of it is lost.
 
@@ -128,23 +134,53 @@ class Serving:
         while True:
             self._changed.clear()
             try:
-                route = self.live.route(_route_name(name), source)
+                found = plan(self.live, _route_name(name), source)
             except (UnknownModel, ModelNotReady) as error:
                 if time.monotonic() - said > SAY_S:
                     log.warning("frames wait: %s", error)
                     said = time.monotonic()
                 await self._changed.wait()
                 continue
-            servers = [self._servers[route.model, route.version]]
-            servers += [self._servers[target] for target in route.shadows]
-            for server in servers:
+            members = {member: self._servers[r.model, r.version] for member, r in found.routes.items()}
+            shadows = [(m, self._servers[target]) for m, r in found.routes.items() for target in r.shadows]
+            planned = Planned(name, found, members, shadows)
+            for server in planned.servers():
                 server.hold()
-            return servers
+            return planned
+
+    def compare(
+        self, name: str, live: ModelServer, answer: Result, trial: ModelServer, looked: Result
+    ) -> None:
+        """Take note of what a version on trial made of a picture, beside the one that answered it.
+
+        Args:
+            name: as the stream has it.
+            live: who answered.
+            answer: its.
+            trial: who looked on.
+            looked: its.
+        """
+        key = (live.key, trial.key)
+        if key not in self._trials:
+            self._trials[key] = Comparison(Rules())
+        comparison = self._trials[key]
+        theirs = looked.answer if looked.answer is not None else {"error": looked.error}
+        if answer.answer is not None:
+            comparison.add(answer.answer, theirs, answer.seconds, looked.seconds)
+        if comparison.sums.samples % TRIAL_EVERY == 1:
+            report = comparison.report()
+            who = (trial.version.name, trial.version.version)
+            metrics.TRIAL_SAMPLES.labels(*who).set(report.samples)
+            metrics.TRIAL_AGREEMENT.labels(*who).set(report.agreement)
+            metrics.TRIAL_LATENCY_RATIO.labels(*who).set(report.latency_ratio or 0.0)
 
     def _settle_by_folder(self, wanted: str) -> None:
         """Say what is live where no record does: the version that is asked for, else the newest one."""
         name, _, version = wanted.partition("@")
-        if not version and (name in self.live.models or name in self.live.aliases):
+        if not version and any(
+            name in named
+            for named in (self.live.models, self.live.aliases, self.live.ensembles, self.live.cascades)
+        ):
             return
         there = self.folder.scan()
         if name not in there.versions:

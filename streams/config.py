@@ -344,6 +344,11 @@ class FrameStreamConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     policy: Literal["block", "latest", "sample"] = "block"
     #: Frames of a higher priority go first.
     priority: Annotated[int, Meta(ge=-100, le=100)] = 0
+    #: For how long an answer is given again to a picture of the same camera that looks the same, in seconds;
+    #: None: every picture is run.
+    cache_ttl_s: Positive | None = None
+    #: By how much the mean brightness of a part of the picture may differ for that, in levels of 0 to 255.
+    cache_tolerance: Annotated[float, Meta(ge=0, le=255)] = 6.0
     #: A larger picture is refused, whatever its file's size.
     max_pixels: Annotated[int, Meta(ge=1, le=80_000_000)] = 40_000_000
     #: A frame further in the future than this is refused (`future_timestamp`).

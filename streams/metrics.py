@@ -91,6 +91,18 @@ INFER_QUEUE = _gauge("infer_queue", "Items that wait for a batch.", ["model", "v
 BATCH_FRAMES = _histogram(
     "batch_frames", "Items in a batch.", ["model", "version"], (1, 2, 4, 8, 16, 32, 64, 128)
 )
+CACHE_HITS = _counter(
+    "cache_hits", "Frames answered by the cache: the same bytes, or a picture alike.", ["stream", "kind"]
+)
+TRIAL_SAMPLES = _gauge(
+    "trial_samples", "Frames that a version on trial was compared over.", ["model", "version"]
+)
+TRIAL_AGREEMENT = _gauge(
+    "trial_agreement", "Mean agreement of a version on trial with the live one.", ["model", "version"]
+)
+TRIAL_LATENCY_RATIO = _gauge(
+    "trial_latency_ratio", "Seconds of a version on trial by those of the live one.", ["model", "version"]
+)
 DEVICE_BATCHES = _gauge("device_batches", "Batches that a device has answered.", ["device"])
 DEVICE_BUSY = _gauge("device_busy_seconds", "Time that a device has spent on batches.", ["device"])
 DEVICE_WAITING = _gauge("device_waiting", "Batches that wait or run on a device.", ["device"])
