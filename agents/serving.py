@@ -274,7 +274,7 @@ class Serving:
     def _bind(self, version: ModelVersion) -> Binding:
         session = gpu_inference.load(self.folder.read_model(version), engine="onnxruntime")
         try:
-            return bind(version.manifest, session.inputs, session.outputs)
+            return bind(version.manifest, session.inputs, session.outputs, version.labels)
         finally:
             session.close()
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from connectors.errors import TopicMissing
-from gpu_inference.errors import RecordError
+from gpu_inference.errors import ModelError, RecordError
 from gpu_inference.models import records
+from gpu_inference.models.ensemble import CascadeRule, Method
 from gpu_inference.models.folder import ModelFolder
 from gpu_inference.models.live import LiveModels
-from gpu_inference.models.records import AliasRecord, Message, Share
+from gpu_inference.models.records import AliasRecord, CascadeRecord, EnsembleRecord, Message, Share
 from polarstream.control import store
 from polarstream.reader import Reader, Start
 from streams.errors import UsageError
@@ -139,6 +140,58 @@ async def set_alias(config: Config, kafka: KafkaConfig, alias: str, shares: Sequ
     await _store(
         config, kafka, [*added, records.encode(("alias", alias), AliasRecord(traffic=tuple(traffic)))]
     )
+
+
+async def set_ensemble(
+    config: Config, kafka: KafkaConfig, name: str, members: Sequence[str], method: Method
+) -> None:
+    """Let several models answer together under one name; without members it is taken back.
+
+    Args:
+        config: settings.
+        kafka: the brokers.
+        name: which streams use as that of a model.
+        members: models or aliases, for `weighted` and `vote` each with `=weight`.
+        method: how answers become one.
+
+    Raises:
+        UsageError: members and weights can't be used.
+        BrokerUnavailable: no broker stored it.
+    """
+    record = None
+    if members:
+        pairs = [text.partition("=") for text in members]
+        try:
+            weights = tuple(float(weight) for _, _, weight in pairs if weight)
+        except ValueError:
+            raise UsageError(f"'{' '.join(members)}': write model or model=weight each") from None
+        record = EnsembleRecord(members=tuple(one for one, _, _ in pairs), method=method, weights=weights)
+        try:
+            record.ensemble()
+        except ModelError as error:
+            raise UsageError(str(error)) from error
+    await _store(config, kafka, [records.encode(("ensemble", name), record)])
+
+
+async def set_cascade(
+    config: Config, kafka: KafkaConfig, name: str, first: str, second: str, rule: CascadeRule
+) -> None:
+    """Let a cheap model decide whether a dear one runs.
+
+    Args:
+        config: settings.
+        kafka: the brokers.
+        name: which streams use as that of a model.
+        first: the cheap model or alias.
+        second: the dear one.
+        rule: when it runs.
+
+    Raises:
+        UsageError: a name can't be one.
+        BrokerUnavailable: no broker stored it.
+    """
+    record = CascadeRecord(first=first, second=second, rule=rule)
+    await _store(config, kafka, [records.encode(("cascade", name), record)])
 
 
 def _added(config: Config, live: LiveModels, model: str, version: str) -> list[Message]:

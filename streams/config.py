@@ -348,7 +348,7 @@ class FrameStreamConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     #: None: every picture is run.
     cache_ttl_s: Positive | None = None
     #: By how much the mean brightness of a part of the picture may differ for that, in levels of 0 to 255.
-    cache_tolerance: Annotated[float, Meta(ge=0, le=255)] = 6.0
+    cache_tolerance: Annotated[float, Meta(ge=0, le=255)] = 5.0
     #: A larger picture is refused, whatever its file's size.
     max_pixels: Annotated[int, Meta(ge=1, le=80_000_000)] = 40_000_000
     #: A frame further in the future than this is refused (`future_timestamp`).

@@ -15,7 +15,7 @@ that a box which few found gets less.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 import numpy as np
@@ -24,6 +24,7 @@ from gpu_inference.errors import ModelError
 from gpu_inference.tasks.answers import BOX_DIGITS, SCORE_DIGITS, Answer, significant
 
 Method: TypeAlias = Literal["mean", "weighted", "vote", "median"]
+METHODS: Final[tuple[str, ...]] = get_args(Method)
 
 
 class Ensemble:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -12,6 +12,10 @@ from polarstream.cli.gpu import engine_errors
 from polarstream.cli.options import ConfigOption, JsonOption, examples, load_config
 from polarstream.cli.output import print_json, print_table, size
 from polarstream.target import resolve_kafka
+from streams.errors import UsageError
+
+if TYPE_CHECKING:
+    from gpu_inference.models.ensemble import Method
 
 app = typer.Typer(
     help="The folder of models that workers serve.", no_args_is_help=True, rich_markup_mode=None
@@ -242,6 +246,66 @@ def alias(
     )
 
 
+@app.command(
+    epilog=examples(
+        "polarstream models ensemble both gate yard",
+        "polarstream models ensemble both gate=2 yard=1 --method weighted",
+        "polarstream models ensemble both",
+    )
+)
+def ensemble(
+    name: ModelNameArgument,
+    members: Annotated[
+        list[str] | None, typer.Argument(metavar="MODEL[=WEIGHT]", help="None: take the ensemble back.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="mean, weighted, vote or median.")] = "mean",
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Let several models answer together under one name."""
+    from gpu_inference.models.ensemble import METHODS
+    from polarstream import models
+
+    if method not in METHODS:
+        raise UsageError(f"--method {method} is none of {', '.join(METHODS)}")
+    loaded = load_config(config)
+    wanted = cast("Method", method)
+    asyncio.run(models.set_ensemble(loaded, resolve_kafka(loaded), name, members or (), wanted))
+    return _told(
+        json,
+        {"ensemble": name, "members": members or []},
+        f"ensemble {name}: {', '.join(members or ['gone'])}",
+    )
+
+
+@app.command(
+    epilog=examples(
+        "polarstream models cascade guard gate yard --max-score 0.6",
+        "polarstream models cascade guard gate yard --label person --min-score 0.3",
+    )
+)
+def cascade(
+    name: ModelNameArgument,
+    first: Annotated[str, typer.Argument(metavar="FIRST", help="The cheap model.")],
+    second: Annotated[str, typer.Argument(metavar="SECOND", help="The dear one.")],
+    label: Annotated[list[str] | None, typer.Option(help="Run the second for these labels only.")] = None,
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Run it from this score on.")] = 0.0,
+    max_score: Annotated[float, typer.Option(min=0, max=1, help="Run it up to this score.")] = 1.0,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Let a cheap model's answer decide whether a dear one runs."""
+    from gpu_inference.models.ensemble import CascadeRule
+    from polarstream import models
+
+    loaded = load_config(config)
+    rule = CascadeRule(labels=tuple(label or ()), min_score=min_score, max_score=max_score)
+    asyncio.run(models.set_cascade(loaded, resolve_kafka(loaded), name, first, second, rule))
+    return _told(
+        json, {"cascade": name, "first": first, "second": second}, f"cascade {name}: {first}, then {second}"
+    )
+
+
 @app.command(epilog=examples("polarstream models live", "polarstream models live --json"))
 def live(config: ConfigOption = None, json: JsonOption = False) -> int:
     """Show what is live by the models topic."""
@@ -250,9 +314,16 @@ def live(config: ConfigOption = None, json: JsonOption = False) -> int:
     loaded = load_config(config)
     found = asyncio.run(models.read_models(loaded, resolve_kafka(loaded)))
     if json:
-        print_json({"models": found.models, "aliases": found.aliases})
+        print_json(
+            {
+                "models": found.models,
+                "aliases": found.aliases,
+                "ensembles": found.ensembles,
+                "cascades": found.cascades,
+            }
+        )
         return 0
-    if not found.models and not found.aliases:
+    if not (found.models or found.aliases or found.ensembles or found.cascades):
         print("nothing is set: workers serve the newest version of the models that their streams name")
     for name, record in found.models.items():
         more = [f"before {record.previous}"] if record.previous else []
@@ -264,6 +335,10 @@ def live(config: ConfigOption = None, json: JsonOption = False) -> int:
             f"{s.model}{'@' + s.version if s.version else ''}={s.weight:g}" for s in alias_record.traffic
         ]
         print(f"{name}  alias: {', '.join(shares)}")
+    for name, together in found.ensembles.items():
+        print(f"{name}  {together.method} of {', '.join(together.members)}")
+    for name, steps in found.cascades.items():
+        print(f"{name}  cascade: {steps.first}, then {steps.second}")
     return 0
 
 

@@ -6,8 +6,10 @@ import asyncio
 import collections
 import itertools
 import os
+import re
 import signal
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,13 +76,15 @@ class Node:
                 os.killpg(worker.pid, signal.SIGKILL)
             print(worker.communicate()[0].decode())
 
-    async def publish(self, frames: list[tuple[str | None, bytes, list[tuple[str, bytes]]]]) -> None:
+    async def publish(
+        self, frames: list[tuple[str | None, bytes, list[tuple[str, bytes]]]], topic: str = "frames"
+    ) -> None:
         producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, max_request_size=4 << 20)
         await producer.start()
         try:
             for camera, value, headers in frames:
                 key = None if camera is None else camera.encode()
-                await producer.send(f"{self.prefix}frames", value, key=key, headers=headers)
+                await producer.send(f"{self.prefix}{topic}", value, key=key, headers=headers)
             await producer.flush()
         finally:
             await producer.stop()
@@ -278,3 +282,64 @@ async def test_a_model_is_changed_under_load_and_no_prediction_is_dropped_or_mix
     assert {p["version"] for p in found} == {"1", "2"}
     assert len({p["sha256"] for p in found}) == 1  # the labels are no part of model.onnx
     assert found[-1]["version"] == "2"
+
+
+@pytest.mark.slow
+async def test_ensembles_cascades_shadows_and_the_cache_answer_frames(make_node: Any) -> None:
+    node = make_node()
+    reversed_labels = list(reversed(list(COLOURS)))
+    add_colour_model(node.models, "1", name="other")
+    add_colour_model(node.models, "2", labels=reversed_labels)
+    config = node.cli.folder / "polarstream.toml"
+    config.write_text(
+        config.read_text()
+        + "".join(
+            f'[[frames]]\nname = "{name}"\ntopic = "{node.prefix}{name}"\nmodel = "{model}"\n'
+            f"partitions = 1\n{more}\n"
+            for name, model, more in (
+                ("both", "pair", ""),
+                ("guard", "steps", ""),
+                ("still", "colours@1", "cache_ttl_s = 60"),
+            )
+        )
+    )
+    for words in (
+        ("promote", "colours@1"),
+        ("promote", "other@1"),
+        ("ensemble", "pair", "colours", "other"),
+        ("cascade", "steps", "colours", "other", "--label", "red"),
+        ("shadow", "colours@2"),
+    ):
+        done = await asyncio.to_thread(node.cli.spawn, "models", *words)
+        assert done.returncode == 0, done.stderr
+    worker = node.start()
+    await node.publish([("cam", picture(c), []) for c in COLOURS], topic="both")
+    await node.publish([("cam", picture(c), []) for c in COLOURS], topic="guard")
+    still = [("cam", picture("blue", noise=n % 5 + 1), []) for n in range(120)]
+    await node.publish(still[:1], topic="still")
+    await node.read("predictions", 7)
+    await node.publish(still[1:], topic="still")
+    await node.publish([("cam", picture("red"), []) for _ in range(30)])
+    found = decoded(await node.read("predictions", 7 + 119 + 30))
+    by_stream: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
+    for p in found:
+        by_stream[p["stream"]].append(p)
+
+    both = by_stream["both"]
+    assert [(p["label"], p["model"], p["version"]) for p in both] == [
+        (colour, "pair", "colours@1+other@1") for colour in COLOURS
+    ]
+    assert [p["version"] for p in by_stream["guard"]] == ["colours@1+other@1", "colours@1", "colours@1"]
+    assert [p["label"] for p in by_stream["guard"]] == list(COLOURS)
+    cached = [p for p in by_stream["still"] if p["device"] == "cache"]
+    assert {p["label"] for p in by_stream["still"]} == {"blue"}
+    assert len(cached) >= 0.85 * 119
+    # the shadow's labels are the other way round; only green stands in the middle of both
+    assert {p["label"] for p in by_stream["gate"]} == {"red"}
+    status = await asyncio.to_thread(node.cli.spawn, "status", "--json")
+    (running,) = msgspec.json.decode(status.stdout)["workers"]
+    metrics = await asyncio.to_thread(lambda: urllib.request.urlopen(running["metrics"]).read().decode())
+    assert 'polarstream_trial_agreement{model="colours",version="2"} ' in metrics
+    agreement = float(re.search(r'trial_agreement\{model="colours",version="2"\} (\S+)', metrics)[1])  # type: ignore[index]
+    assert agreement < 0.5
+    assert worker.poll() is None
