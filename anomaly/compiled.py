@@ -46,9 +46,9 @@ def compiled_any_order(function: Function) -> Function:
 def _compile(function: Function, fastmath: bool | set[str]) -> Function:
     decorate = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=fastmath)
     dispatcher = cast("Function", decorate(function))
-    # numba calls a function after its types, and a record type after how many types the process had before it. So
-    # code on disk, made by another process for other fields, may bear the name of code made here, and the linker
-    # then keeps either: scores were wrong, seen with 1 and 3 fields (numba issue 10486). The cache has taken its
-    # file name from the function by now.
+    # numba names a function after its types, and a record type after how many types the process had before.
+    # So code on disk, made by another process for other fields, may bear the name of code made here, and the
+    # linker then keeps either: scores were wrong, seen with 1 and 3 fields (numba issue 10486). The cache has
+    # taken its file name from the function by now.
     function.__qualname__ = f"{function.__qualname__}_{_PROCESS}"
     return dispatcher
