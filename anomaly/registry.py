@@ -28,6 +28,7 @@ DEFAULT = "auto"
 DETECTORS: dict[str, str] = {
     "auto": "anomaly.detectors.auto:AutoDetector",
     "ewz": "anomaly.detectors.ewz:EwzDetector",
+    "graph": "anomaly.detectors.graph:GraphDetector",
     "half_space_trees": "anomaly.detectors.half_space_trees:HalfSpaceTreesDetector",
     "knn": "anomaly.detectors.knn:KnnDetector",
     "novelty": "anomaly.detectors.novelty:NoveltyDetector",

@@ -24,8 +24,9 @@ first window, is widened or moved by a window with a tenth of its values outside
 windows in a row use less than an eighth of it; the window after that has no scores, since old counts don't
 fit.
 
-Cost: 1.0 us a reading, whatever the fields (10,000 sensors: 1.7). State: 13 KB a sensor. Source: S. C. Tan, K. M. Ting, T. F. Liu,
-"Fast anomaly detection for streaming data" (IJCAI 2011), where the ranges are given.
+Cost: 1.0 us a reading, whatever the fields (10,000 sensors: 1.7). State: 13 KB a sensor. Source:
+S. C. Tan, K. M. Ting, T. F. Liu, "Fast anomaly detection for streaming data" (IJCAI 2011), where the ranges
+are given.
 
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
