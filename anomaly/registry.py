@@ -34,6 +34,7 @@ DETECTORS: dict[str, str] = {
     "novelty": "anomaly.detectors.novelty:NoveltyDetector",
     "pca": "anomaly.detectors.pca:PcaDetector",
     "rate_of_change": "anomaly.detectors.rate_of_change:RateOfChangeDetector",
+    "rrcf": "anomaly.detectors.rrcf:RrcfDetector",
     "seasonal": "anomaly.detectors.seasonal:SeasonalDetector",
     "robust": "anomaly.detectors.robust:RobustDetector",
     "stuck": "anomaly.detectors.stuck:StuckDetector",
