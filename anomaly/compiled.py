@@ -14,10 +14,14 @@ that it calls; after a change in one of those, touch the caller or delete `__pyc
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
+
+#: Tells the machine code of this process from that of others.
+_PROCESS = os.urandom(6).hex()
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -41,4 +45,10 @@ def compiled_any_order(function: Function) -> Function:
 
 def _compile(function: Function, fastmath: bool | set[str]) -> Function:
     decorate = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=fastmath)
-    return cast("Function", decorate(function))
+    dispatcher = cast("Function", decorate(function))
+    # numba names a function after its types, and a record type after how many types the process had before.
+    # So code on disk, made by another process for other fields, may bear the name of code made here, and the
+    # linker then keeps either: scores were wrong, seen with 1 and 3 fields (numba issue 10486). The cache has
+    # taken its file name from the function by now.
+    function.__qualname__ = f"{function.__qualname__}_{_PROCESS}"
+    return dispatcher

@@ -36,6 +36,8 @@ _SERVER: Final = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:,/\[\]]+):(\d{1,5})")
 
 #: The broker ends a transaction after this many ms (Kafka's transaction.timeout.ms by default).
 _TRANSACTION_TIMEOUT_MS: Final = 60_000
+#: Bytes of a sensor's state: one row must fit into a message, and brokers take 1 MiB by default.
+_MOST_ROW_BYTES: Final = 1_000_000
 
 
 def check_config(config: Config, bad_paths: frozenset[str], note: Note) -> None:
@@ -279,7 +281,13 @@ def _check_detector(stream: StreamConfig, path: str, note: Note) -> None:
 
     thresholds = {name: spec.threshold for name, spec in stream.fields.items() if spec is not BAD}
     try:
-        build_detector(stream.detector, stream.field_names, thresholds)
+        row_bytes = build_detector(stream.detector, stream.field_names, thresholds).dtype.itemsize
+        if row_bytes > _MOST_ROW_BYTES:
+            note(
+                f"{path}.detector",
+                f"the state of one sensor takes {row_bytes:,} bytes, and a message of the changelog holds "
+                f"{_MOST_ROW_BYTES:,}: use fewer trees, a smaller size or depth, or fewer fields",
+            )
     except BadDetector as error:
         for fault in error.faults:
             inside = fault.path if fault.path.startswith("fields.") else f"detector.{fault.path}"

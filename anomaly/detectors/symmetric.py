@@ -73,6 +73,31 @@ def eigen(matrix: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 @compiled
+def sweep(matrix: FloatArray, k: int) -> None:
+    """Take field k of a correlation or covariance matrix as given, in place.
+
+    Args:
+        matrix: float64 [p, p], positive definite where nothing is swept yet. With the fields N swept,
+            matrix[N, N] is the inverse of that part, matrix[N, j] the coefficients of the regression of field
+            j on them, matrix[j, j] what is left of its variance; with all swept, it is the inverse.
+        k: the field.
+
+    Source: J. Goodnight, "A tutorial on the SWEEP operator" (The American Statistician 33, 1979).
+    """
+    p = matrix.shape[0]
+    pivot = matrix[k, k]
+    for j in range(p):
+        matrix[k, j] /= pivot
+    for i in range(p):
+        if i != k:
+            factor = matrix[i, k]
+            for j in range(p):
+                matrix[i, j] -= factor * matrix[k, j]
+            matrix[i, k] = -factor / pivot
+    matrix[k, k] = 1.0 / pivot
+
+
+@compiled
 def _fraction(a: float, b: float, x: float) -> float:
     tiny = 1e-300
     c = 1.0

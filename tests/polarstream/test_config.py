@@ -227,6 +227,8 @@ def test_address_with_host_and_port_is_taken(server: str) -> None:
         ({"detector": {"type": "no such"}}, {"detector.type"}),
         ({"detector": {"type": "ewz", "alpha": "x", "warmpu": 3}}, {"detector.alpha", "detector.warmpu"}),
         ({"detector": {"type": "ewz", "alpha": 2}}, {"detector.alpha"}),
+        # more state of one sensor than a message holds
+        ({"detector": {"type": "half_space_trees", "trees": 1000, "depth": 8}}, {"detector"}),
     ],
 )
 def test_impossible_stream_is_refused(changes: dict[str, Any], paths: set[str]) -> None:
