@@ -28,6 +28,7 @@ from streams import metrics
 from streams.errors import BadRecord
 from streams.frames import Frame, FrameBatch, rejected_message
 from streams.records import Chunk, Rejected
+from streams.state import BlobState
 
 if TYPE_CHECKING:
     from agents.serving import Serving
@@ -51,8 +52,13 @@ class InferPartition:
     def __init__(self, partition: InputPartition, changelog: Any) -> None:
         self.partition = partition
         self.publishers = PublisherBook(changelog)
+        # A checkpoint's offset is taken before its outputs are, so the state must say how far these go:
+        # without it a killed worker's frames were answered twice, exactly once
+        self._applied_blob = BlobState("applied", "1")
+        saved = self._applied_blob.load(changelog)
         #: Offset up to which everything is answered.
-        self.applied = -1
+        self.applied: int = -1 if saved is None else saved[1]
+        self._saved = self.applied
         self.room = asyncio.Semaphore(MAX_CHUNKS)
         self.last: asyncio.Task[None] | None = None
         self.closed = False
@@ -60,7 +66,11 @@ class InferPartition:
 
     def snapshot(self) -> Changes:
         """See `streams.checkpoint.Participant`."""
-        return self.publishers.snapshot()
+        changes = self.publishers.snapshot()
+        if self._saved != self.applied:
+            self._saved = self.applied
+            changes += self._applied_blob.dump(b"", self.applied)
+        return changes
 
     def start(self, task: asyncio.Task[None]) -> None:
         """Note a chunk's task, the last one in order."""
