@@ -159,9 +159,11 @@ def test_everything_offered_fits_with_stored_weights_too() -> None:
     assert not broken, "\n".join(broken)
 
 
-def planned(model: bytes, batches: tuple[int, ...], shape: tuple[int, ...]) -> list[Kernel]:
+def planned(
+    model: bytes, batches: tuple[int, ...], shape: tuple[int, ...], halves: bool = False
+) -> list[Kernel]:
     """The kernels of a model's plans for an RX 580, up to its first step on the host."""
-    graph = optimise(import_graph(read_model(model)))
+    graph = optimise(import_graph(read_model(model)), half_activations=halves)
     planner = Planner(graph, RX580)
     kernels = []
     for batch in batches:
@@ -175,6 +177,9 @@ def of_the_models() -> list[Kernel]:
     kernels = []
     for make, shape in NETWORKS.values():
         kernels += planned(make(), (1, 8, 32), shape)
+    for name in ("unet", "detector"):
+        make, shape = NETWORKS[name]
+        kernels += planned(make(), (1, 8), shape, halves=True)
     for name in ("densenet121", "inception_v1", "shufflenet", "squeezenet"):
         model = (LIGHT_MODELS / f"light_{name}.onnx").read_bytes()
         kernels += planned(model, (1,), (3, 224, 224))
