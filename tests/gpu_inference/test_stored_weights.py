@@ -35,10 +35,9 @@ def _small_network() -> bytes:
 
 
 # Of the largest output, for networks with random weights, which are harder to round than trained ones.
-ERRORS: dict[WeightType, float] = {"fp16": 5e-4, "int8": 1.5e-2, "int4": 0.2}
+ERRORS: dict[WeightType, float] = {"fp16": 5e-4, "int8": 1e-2, "int4": 0.15}
 NETWORKS: dict[str, tuple[Callable[[], bytes], tuple[int, ...]]] = {
     "small": (_small_network, (3, 20, 20)),
-    "resnet": (lambda: standard_models.resnet((1, 1), width=32, size=32), (3, 32, 32)),
     "vit_block": (networks.vit_block, (50, 96)),
 }
 
@@ -91,8 +90,7 @@ def test_a_network_computes_with_the_weights_that_it_stores(weights: WeightType)
 
 
 def test_weights_take_the_memory_that_their_type_says() -> None:
-    model = NETWORKS["resnet"][0]()
-    x = np.zeros((2, 3, 32, 32), np.float32)
+    model, x = _small_network(), np.zeros((2, 3, 20, 20), np.float32)
     held = {}
     for weights in WEIGHT_TYPES:
         session = OpenCLSession(model, weights=weights)
@@ -102,9 +100,9 @@ def test_weights_take_the_memory_that_their_type_says() -> None:
         assert foreseen == held[weights]
         session.close()
     ratios = [held[weights] / held["fp32"] for weights in WEIGHT_TYPES]
-    np.testing.assert_allclose(ratios, [1, 1 / 2, 1 / 4, 1 / 8], atol=0.02)
+    np.testing.assert_allclose(ratios, [1, 1 / 2, 1 / 4, 1 / 8], atol=0.04)
     on_card = [memory_of_model(model, [{"x": x}], RX580, weights).weight_bytes for weights in WEIGHT_TYPES]
-    assert on_card[0] > on_card[1] > 1.9 * on_card[2] > 3.5 * on_card[3]
+    assert on_card[0] > on_card[1] > 1.8 * on_card[2] > 3 * on_card[3]
 
 
 def test_a_forecast_knows_of_the_type() -> None:
@@ -199,7 +197,7 @@ def _region() -> bytes:
     """A region with a concatenation, a residual and pooling, which a tensor leaves and comes back to."""
     net = standard_models.Network((1, 3, 24, 24))
     x = net.conv("x", 3, 16, 3, 2, norm=False)
-    left = net.conv(x, 16, 8, norm=False, act="Silu")
+    left = net.conv(x, 16, 8, norm=False)
     right = net.conv(x, 16, 24, 3, norm=False, act=None)
     x = net.add("Concat", left, net.add("Clip", right, "", net.constant(np.float32(4))), axis=1)
     y = net.add(
@@ -234,7 +232,7 @@ def test_halves_between_convolutions_change_little() -> None:
 
 
 def test_halves_take_half_the_arena() -> None:
-    model, x = NETWORKS["resnet"][0](), np.ones((2, 3, 32, 32), np.float32)
+    model, x = _region(), np.ones((2, 3, 24, 24), np.float32)
     sizes = []
     for activations in ("fp32", "fp16"):
         session = OpenCLSession(model, activations=activations)
@@ -244,9 +242,9 @@ def test_halves_take_half_the_arena() -> None:
         sizes.append((session.report.arena_bytes, session.report.launches))
         session.close()
     (wide, launches), (narrow, more) = sizes
-    # the input and its cast stand beside them
+    # the input stands beside them, and casts at either end, before and after the softmax
     assert narrow - x.nbytes <= 0.55 * (wide - x.nbytes) + x.nbytes
-    assert more <= launches + 2
+    assert more <= launches + 4
 
 
 def test_the_region_ends_at_what_halves_can_not_hold() -> None:
