@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpu_inference.opencl.session import OpenCLSession
-from gpu_inference.opencl.weights import WEIGHT_TYPES, WeightType
+from gpu_inference.opencl.weights import WEIGHT_TYPES, ActivationType, WeightType
 
 if TYPE_CHECKING:
     from gpu_inference.graph.ir import Array
@@ -51,15 +51,19 @@ class WeightAccuracy:
     """A model with its weights in one type.
 
     Attributes:
-        weights: the type.
+        weights: their type.
+        activations: type of the tensors between convolutions.
         weight_bytes: device memory of all constants, biases and scales too.
-        ratio: of that to the same with fp32 weights.
+        arena_bytes: device memory of all intermediate tensors.
+        ratio: of the weights' bytes to the same in fp32.
         time_ms: median of a run whose inputs lie on the device, untuned where nobody has tuned the type.
         outputs: each beside the same with fp32 weights.
     """
 
     weights: WeightType
+    activations: ActivationType
     weight_bytes: int
+    arena_bytes: int
     ratio: float
     time_ms: float
     outputs: tuple[OutputError, ...]
@@ -86,40 +90,44 @@ def compare_weights(
     kinds: Sequence[WeightType] = WEIGHT_TYPES,
     device: str | int | None = None,
     *,
+    activations: ActivationType = "fp32",
     repeats: int = 20,
     progress: Progress = lambda done, of, note: None,
 ) -> list[WeightAccuracy]:
-    """Runs a model with each type of weights, fp32 first, whether it is among them or not.
+    """Runs a model with each type of weights, all in fp32 first, whether that is among them or not.
 
     Args:
         model: path or bytes.
         inputs: what it runs on.
         kinds: types to compare.
         device: index or part of a name; None for the best.
+        activations: how tensors between convolutions are stored beside each of `kinds`.
         repeats: runs that are timed.
         progress: called with (done, of, type).
 
     Returns:
-        fp32, then `kinds` in their order.
+        All in fp32, then `kinds` in their order.
 
     Raises:
         ModelError: the model is broken, or the inputs don't fit it.
         DeviceError: no such device, or too little memory on it.
     """
-    todo: list[WeightType] = ["fp32", *(kind for kind in dict.fromkeys(kinds) if kind != "fp32")]
+    exact: tuple[WeightType, ActivationType] = ("fp32", "fp32")
+    todo = list(dict.fromkeys([exact, *((kind, activations) for kind in kinds)]))
     found: list[WeightAccuracy] = []
     wanted: dict[str, Array] = {}
-    for done, kind in enumerate(todo):
+    for done, (kind, between) in enumerate(todo):
         progress(done, len(todo), kind)
-        session = OpenCLSession(model, device, weights=kind)
+        session = OpenCLSession(model, device, weights=kind, activations=between)
         try:
             got = session.run(inputs)
             wanted = wanted or got
-            size = session.report.constant_bytes
+            size, arena = session.report.constant_bytes, session.report.arena_bytes
             first = found[0].weight_bytes if found else size
             outputs = tuple(_output_error(name, got[name], want) for name, want in wanted.items())
             ratio = size / first if first else 1.0
-            found.append(WeightAccuracy(kind, size, ratio, _time_ms(session, inputs, repeats), outputs))
+            time_ms = _time_ms(session, inputs, repeats)
+            found.append(WeightAccuracy(kind, between, size, arena, ratio, time_ms, outputs))
         finally:
             session.close()
     progress(len(todo), len(todo), "done")
@@ -138,6 +146,8 @@ def _output_error(name: str, got: Array, want: Array) -> OutputError:
     got, want = got.astype(np.float64), want.astype(np.float64)
     off, size = np.abs(got - want), np.abs(want)
     largest, mean = max(float(size.max()), 1e-30), max(float(size.mean()), 1e-30)
+    if not np.isfinite(off).all():  # halves overflow beyond 65504
+        return OutputError(name, float("inf"), float("inf"), _same_class(got, want))
     return OutputError(name, float(off.max()) / largest, float(off.mean()) / mean, _same_class(got, want))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from gpu_inference.errors import EngineError
-from gpu_inference.opencl.weights import WEIGHT_TYPES, WeightType
+from gpu_inference.opencl.weights import ACTIVATION_TYPES, WEIGHT_TYPES, ActivationType, WeightType
 
 if TYPE_CHECKING:
     from gpu_inference.graph.ir import Array, TensorInfo
@@ -55,6 +55,7 @@ def load(
     fallback: bool = True,
     max_batch: int | None = None,
     weights: WeightType | None = None,
+    activations: ActivationType = "fp32",
 ) -> Session:
     """Loads an ONNX model.
 
@@ -71,6 +72,8 @@ def load(
             "int8" or "int4" (one scale for each output channel). It computes in fp32 whatever they are.
             None stores them as the model has them: fp16, or else fp32. `polarstream accuracy` says what each
             costs.
+        activations: "fp16" stores tensors between convolutions as halves, which takes half their memory and
+            traffic; they are computed in fp32 all the same.
 
     Raises:
         ModelError: the model is broken or asks for what the engine lacks.
@@ -84,14 +87,26 @@ def load(
     """
     if weights is not None and weights not in WEIGHT_TYPES:
         raise EngineError(f"no weights of type {weights!r}: take {', '.join(WEIGHT_TYPES)}")
+    if activations not in ACTIVATION_TYPES:
+        raise EngineError(f"no activations of type {activations!r}: take {', '.join(ACTIVATION_TYPES)}")
     match engine:
         case "opencl":
             from gpu_inference.opencl.session import OpenCLSession
 
-            return OpenCLSession(model, device, fallback=fallback, max_batch=max_batch, weights=weights)
+            return OpenCLSession(
+                model,
+                device,
+                fallback=fallback,
+                max_batch=max_batch,
+                weights=weights,
+                activations=activations,
+            )
         case "onnxruntime":
-            if weights is not None:
-                raise EngineError(f"onnxruntime can't store weights as {weights}: take engine='opencl'")
+            if weights is not None or activations != "fp32":
+                raise EngineError(
+                    f"onnxruntime can't store weights as {weights} and activations as {activations}: "
+                    "take engine='opencl', or leave them out"
+                )
             from gpu_inference.onnxruntime_engine import OnnxRuntimeSession
 
             return OnnxRuntimeSession(model, None if device is None else str(device))

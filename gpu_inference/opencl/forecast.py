@@ -30,7 +30,7 @@ from gpu_inference.opencl.plan import NeedsInputValue, Planner, Segment
 from gpu_inference.opencl.staging import staging_bytes_of
 from gpu_inference.opencl.traits import DeviceTraits
 from gpu_inference.opencl.tuner import Problem, conv_problem, gemm_problem
-from gpu_inference.opencl.weights import WeightType
+from gpu_inference.opencl.weights import ActivationType, WeightType
 
 
 @dataclass(slots=True)
@@ -183,6 +183,7 @@ def forecast_model(
     inputs: Sequence[Mapping[str, Array]],
     device: DeviceTraits,
     weights: WeightType | None = None,
+    activations: ActivationType = "fp32",
 ) -> list[Forecast]:
     """Plans a model for a device and prices the plans; nothing runs, and no OpenCL is needed.
 
@@ -192,12 +193,13 @@ def forecast_model(
             of those that shapes depend on.
         device: for example traits.RX580.
         weights: how they are stored; None as in the model.
+        activations: how tensors between convolutions are.
 
     Raises:
         ModelError: the model is broken, or can't be planned at these shapes.
         DeviceError: one of its tensors passes the limit of a buffer.
     """
-    graph = optimise(import_graph(read_model(model)))
+    graph = optimise(import_graph(read_model(model)), half_activations=activations == "fp16")
     return [_forecast(graph, given, device, weights) for given in inputs]
 
 
@@ -206,6 +208,7 @@ def memory_of_model(
     inputs: Sequence[Mapping[str, Array]],
     device: DeviceTraits,
     weights: WeightType | None = None,
+    activations: ActivationType = "fp32",
 ) -> MemoryNeed:
     """Device memory of a session that runs all these sets of inputs, planned without allocating any.
 
@@ -214,12 +217,13 @@ def memory_of_model(
         inputs: as for `forecast_model`; give the largest batch, or all of them.
         device: what it would run on.
         weights: how they are stored; None as in the model.
+        activations: how tensors between convolutions are.
 
     Raises:
         ModelError: the model is broken, or can't be planned at these shapes.
         DeviceError: one of its tensors passes the limit of a buffer.
     """
-    graph = optimise(import_graph(read_model(model)))
+    graph = optimise(import_graph(read_model(model)), half_activations=activations == "fp16")
     segments = [_plan(graph, given, device, weights)[0] for given in inputs]
     return memory_need(segments, staging_bytes=staging_bytes_of(device))
 

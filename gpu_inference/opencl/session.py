@@ -26,7 +26,7 @@ from gpu_inference.opencl.plan import MAX_CONTINUATIONS, NeedsInputValue, Planne
 from gpu_inference.opencl.replay import ReplayList
 from gpu_inference.opencl.timing import LaunchTimer
 from gpu_inference.opencl.tuner import Progress, Tuner, TuningCache
-from gpu_inference.opencl.weights import WeightType
+from gpu_inference.opencl.weights import ActivationType, WeightType
 
 _log = logging.getLogger(__name__)
 
@@ -121,6 +121,7 @@ class OpenCLSession:
         fallback: run missing operators on onnxruntime.
         max_batch: size of free dimensions to weigh the device's memory for, here instead of at the first run.
         weights: how those of convolutions and products are stored; None as in the model: fp16, or else fp32.
+        activations: how tensors between convolutions are stored.
 
     Raises:
         DeviceError: the device has too little memory for `max_batch`; none was taken.
@@ -134,8 +135,9 @@ class OpenCLSession:
         fallback: bool = True,
         max_batch: int | None = None,
         weights: WeightType | None = None,
+        activations: ActivationType = "fp32",
     ) -> None:
-        graph = optimise(import_graph(read_model(model)))
+        graph = optimise(import_graph(read_model(model)), half_activations=activations == "fp16")
         self._open(graph, open_device(pick_device(device)), fallback, weights)
         if max_batch is not None:
             self._foresee(max_batch)

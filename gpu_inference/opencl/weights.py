@@ -27,6 +27,9 @@ from gpu_inference.errors import ModelError
 from gpu_inference.opencl.launch import Argument, Buf
 
 WeightType: TypeAlias = Literal["fp32", "fp16", "int8", "int4"]
+#: Of tensors between convolutions.
+ActivationType: TypeAlias = Literal["fp32", "fp16"]
+ACTIVATION_TYPES: Final[tuple[ActivationType, ...]] = get_args(ActivationType)
 WEIGHT_TYPES: Final[tuple[WeightType, ...]] = get_args(WeightType)
 
 Floats: TypeAlias = NDArray[np.float32]

@@ -10,9 +10,11 @@ import msgspec
 import typer
 
 from polarstream.cli.gpu import (
+    ActivationsOption,
     BatchOption,
     DeviceOption,
     ModelArgument,
+    activation_type,
     engine_errors,
     require_file,
     weight_type,
@@ -48,6 +50,7 @@ def accuracy(
     inputs: Annotated[
         Path | None, typer.Option(help="An .npz file with an array for each input (default: random ones).")
     ] = None,
+    activations: ActivationsOption = "fp32",
     batch: BatchOption = 8,
     device: DeviceOption = None,
     json: JsonOption = False,
@@ -65,22 +68,25 @@ def accuracy(
 
     chosen = [weight_type(kind) for kind in weights or ()]
     kinds = [kind for kind in WEIGHT_TYPES if not chosen or kind in chosen]
+    between = activation_type(activations)
     given = None if inputs is None else _arrays(inputs)
     with engine_errors(), progress_bar("comparing", show=not json) as move:
         arrays = given if given is not None else example_inputs(inputs_of(model), batch)
-        found = compare_weights(model, arrays, kinds, device, progress=move)
+        found = compare_weights(model, arrays, kinds, device, activations=between, progress=move)
     if json:
         print_json(
             {"model": str(model), "inputs": str(inputs or "random"), "types": [_document(f) for f in found]}
         )
         return
     print_table(
-        ("WEIGHTS", "BYTES", "RATIO", "LARGEST ERROR", "MEAN ERROR", "AGREEMENT", "ms"),
+        ("WEIGHTS", "BETWEEN", "BYTES", "RATIO", "ARENA", "LARGEST ERROR", "MEAN ERROR", "AGREEMENT", "ms"),
         [
             (
                 one.weights,
+                one.activations,
                 size(one.weight_bytes),
                 f"{one.ratio:.3f}",
+                size(one.arena_bytes),
                 _number(one.max_error, ".1e"),
                 _number(one.mean_error, ".1e"),
                 _number(one.agreement, ".1%"),

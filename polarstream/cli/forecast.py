@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from polarstream.cli.gpu import ModelArgument, WeightsOption, engine_errors, require_file, weight_type
+from polarstream.cli.gpu import (
+    ActivationsOption,
+    ModelArgument,
+    WeightsOption,
+    activation_type,
+    engine_errors,
+    require_file,
+    weight_type,
+)
 from polarstream.cli.options import JsonOption, examples
 from polarstream.cli.output import print_json, print_table, progress_bar, size
 
@@ -35,6 +43,7 @@ def forecast(
         typer.Option(min=1, help="Size of free dimensions; may be given more than once (default: 1)."),
     ] = None,
     weights: WeightsOption = None,
+    activations: ActivationsOption = "fp32",
     top: Annotated[int, typer.Option(min=1, help="Rows to show, the slowest first.")] = 25,
     json: JsonOption = False,
 ) -> None:
@@ -49,9 +58,10 @@ def forecast(
 
     require_file(model)
     sizes, kind = batch or [1], None if weights is None else weight_type(weights)
+    between = activation_type(activations)
     with engine_errors():
         inputs = [example_inputs(forecasting.inputs_of(model), one) for one in sizes]
-        forecasts = forecasting.forecast_model(model, inputs, RX580, kind)
+        forecasts = forecasting.forecast_model(model, inputs, RX580, kind, between)
         found = dict(zip(sizes, forecasts, strict=True))
         compiled = gfx803.toolchain() is not None
         with progress_bar("compiling for gfx803", show=not json and compiled) as move:

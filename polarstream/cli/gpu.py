@@ -16,7 +16,7 @@ from streams.errors import Stop, UsageError
 
 if TYPE_CHECKING:
     from gpu_inference.opencl.session import OpenCLSession
-    from gpu_inference.opencl.weights import WeightType
+    from gpu_inference.opencl.weights import ActivationType, WeightType
     from polarstream.gpu_report import GpuReport
 
 DeviceOption = Annotated[
@@ -33,6 +33,12 @@ WeightsOption = Annotated[
         "--weights",
         metavar="TYPE",
         help="How weights are stored: fp32, fp16, int8 or int4 (default: as the model has them).",
+    ),
+]
+ActivationsOption = Annotated[
+    str,
+    typer.Option(
+        "--activations", metavar="TYPE", help="How tensors between convolutions are stored: fp32 or fp16."
     ),
 ]
 BatchOption = Annotated[int, typer.Option(min=1, help="Size of free dimensions, the batch among them.")]
@@ -89,14 +95,31 @@ def weight_type(name: str) -> WeightType:
     return found
 
 
+def activation_type(name: str) -> ActivationType:
+    """A type of stored activations by its name.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    from gpu_inference.opencl.weights import ACTIVATION_TYPES
+
+    found = next((kind for kind in ACTIVATION_TYPES if kind == name), None)
+    if found is None:
+        raise UsageError(f"no activations of type '{name}': take {', '.join(ACTIVATION_TYPES)}")
+    return found
+
+
 @contextmanager
-def _opened(model: Path, device: str | None, weights: str | None) -> Iterator[OpenCLSession]:
+def _opened(
+    model: Path, device: str | None, weights: str | None, activations: str
+) -> Iterator[OpenCLSession]:
     require_file(model)
     kind = None if weights is None else weight_type(weights)
+    between = activation_type(activations)
     from gpu_inference.opencl.session import OpenCLSession
 
     with engine_errors():
-        session = OpenCLSession(model, device, weights=kind)
+        session = OpenCLSession(model, device, weights=kind, activations=between)
         try:
             yield session
         finally:
@@ -144,6 +167,7 @@ def tune(
     batch: BatchOption = 1,
     device: DeviceOption = None,
     weights: WeightsOption = None,
+    activations: ActivationsOption = "fp32",
     again: Annotated[bool, typer.Option("--again", help="Also what was tuned before.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -151,7 +175,7 @@ def tune(
     from polarstream.gpu_report import example_inputs
 
     with (
-        _opened(model, device, weights) as session,
+        _opened(model, device, weights, activations) as session,
         progress_bar("tuning", show=not json) as move,
     ):
         inputs = example_inputs(session.inputs, batch)
@@ -167,6 +191,7 @@ def profile(
     batch: BatchOption = 1,
     device: DeviceOption = None,
     weights: WeightsOption = None,
+    activations: ActivationsOption = "fp32",
     top: Annotated[int, typer.Option(min=1, help="Rows to show, the slowest first.")] = 25,
     trace: Annotated[Path | None, typer.Option(help="Write a Chrome trace (chrome://tracing) here.")] = None,
     json: JsonOption = False,
@@ -175,7 +200,7 @@ def profile(
     from gpu_inference.devices import pick_device
     from polarstream.gpu_report import chrome_trace, example_inputs, profile_model
 
-    with _opened(model, device, weights) as session:
+    with _opened(model, device, weights, activations) as session:
         inputs = example_inputs(session.inputs, batch)
         if not json:  # before anything is allocated, so that it stands there if the device refuses
             print(f"takes {session.memory_need(inputs)}", flush=True)

@@ -59,6 +59,7 @@ def test_fp32_is_not_off_from_itself() -> None:
         (np.ones((2, 3, 4, 4)), np.ones((2, 3, 4, 4)), (0.0, 0.0, None)),
         (np.ones((2, 3, 1, 1)), np.ones((2, 3, 1, 1)), (0.0, 0.0, 1.0)),
         (np.ones((2, 3)), np.ones((3, 3)), (np.inf, np.inf, None)),
+        (np.float32([1, np.nan]), np.float32([1, 1]), (np.inf, np.inf, None)),
         (np.ones((0, 3)), np.ones((0, 3)), (0.0, 0.0, None)),
         (np.int64([[1, 2, 3, 4]]), np.int64([[1, 2, 3, 5]]), (None, None, 0.75)),
         (np.int64([[1], [2]]), np.int64([[1]]), (None, None, 0.0)),
@@ -72,10 +73,10 @@ def test_errors_by_hand(got: np.ndarray, want: np.ndarray, error: tuple[float | 
 
 def test_outputs_without_classes_or_floats_have_no_figure() -> None:
     one = WeightAccuracy(
-        "int8", 1, 1.0, 1.0, (OutputError("y", 0.5, 0.1, None), OutputError("z", 0.2, 0.3, None))
+        "int8", "fp32", 1, 1, 1.0, 1.0, (OutputError("y", 0.5, 0.1, None), OutputError("z", 0.2, 0.3, None))
     )
     assert (one.max_error, one.mean_error, one.agreement) == (0.5, 0.3, None)
-    one = WeightAccuracy("int8", 1, 1.0, 1.0, (OutputError("i", None, None, 0.9),))
+    one = WeightAccuracy("int8", "fp32", 1, 1, 1.0, 1.0, (OutputError("i", None, None, 0.9),))
     assert (one.max_error, one.mean_error, one.agreement) == (None, None, 0.9)
 
 

@@ -35,10 +35,9 @@ def _small_network() -> bytes:
 
 
 # Of the largest output, for networks with random weights, which are harder to round than trained ones.
-ERRORS: dict[WeightType, float] = {"fp16": 5e-4, "int8": 1.5e-2, "int4": 0.2}
+ERRORS: dict[WeightType, float] = {"fp16": 5e-4, "int8": 1e-2, "int4": 0.15}
 NETWORKS: dict[str, tuple[Callable[[], bytes], tuple[int, ...]]] = {
     "small": (_small_network, (3, 20, 20)),
-    "resnet": (lambda: standard_models.resnet((1, 1), width=32, size=32), (3, 32, 32)),
     "vit_block": (networks.vit_block, (50, 96)),
 }
 
@@ -91,8 +90,7 @@ def test_a_network_computes_with_the_weights_that_it_stores(weights: WeightType)
 
 
 def test_weights_take_the_memory_that_their_type_says() -> None:
-    model = NETWORKS["resnet"][0]()
-    x = np.zeros((2, 3, 32, 32), np.float32)
+    model, x = _small_network(), np.zeros((2, 3, 20, 20), np.float32)
     held = {}
     for weights in WEIGHT_TYPES:
         session = OpenCLSession(model, weights=weights)
@@ -102,9 +100,9 @@ def test_weights_take_the_memory_that_their_type_says() -> None:
         assert foreseen == held[weights]
         session.close()
     ratios = [held[weights] / held["fp32"] for weights in WEIGHT_TYPES]
-    np.testing.assert_allclose(ratios, [1, 1 / 2, 1 / 4, 1 / 8], atol=0.02)
+    np.testing.assert_allclose(ratios, [1, 1 / 2, 1 / 4, 1 / 8], atol=0.04)
     on_card = [memory_of_model(model, [{"x": x}], RX580, weights).weight_bytes for weights in WEIGHT_TYPES]
-    assert on_card[0] > on_card[1] > 1.9 * on_card[2] > 3.5 * on_card[3]
+    assert on_card[0] > on_card[1] > 1.8 * on_card[2] > 3 * on_card[3]
 
 
 def test_a_forecast_knows_of_the_type() -> None:
@@ -186,8 +184,94 @@ def test_a_half_model_with_casts_and_attributes_of_its_type() -> None:
     [
         ({"weights": "int2"}, "no weights of type 'int2': take fp32, fp16, int8, int4"),
         ({"weights": "int8", "engine": "onnxruntime"}, "onnxruntime can't store weights as int8"),
+        ({"activations": "fp16", "engine": "onnxruntime"}, "onnxruntime can't store .* activations as fp16"),
+        ({"activations": "int8"}, "no activations of type 'int8': take fp32, fp16"),
     ],
 )
 def test_types_that_are_not_there_are_refused(arguments: dict[str, Any], complaint: str) -> None:
     with pytest.raises(EngineError, match=complaint):
         gpu_inference.load(_small_network(), **arguments)
+
+
+def _region() -> bytes:
+    """A region with a concatenation, a residual and pooling, which a tensor leaves and comes back to."""
+    net = standard_models.Network((1, 3, 24, 24))
+    x = net.conv("x", 3, 16, 3, 2, norm=False)
+    left = net.conv(x, 16, 8, norm=False)
+    right = net.conv(x, 16, 24, 3, norm=False, act=None)
+    x = net.add("Concat", left, net.add("Clip", right, "", net.constant(np.float32(4))), axis=1)
+    y = net.add(
+        "MaxPool",
+        net.conv(x, 32, 32, 3, group=32, norm=False, residual=x),
+        kernel_shape=[2, 2],
+        strides=[2, 2],
+    )
+    scale = net.add("Softmax", y, axis=1)
+    y = net.add("Mul", net.conv(scale, 32, 32, norm=False), net.constant(np.float32(0.5)))
+    y = net.add("Mul", y, net.constant(np.float32(1e6)))
+    pooled = net.add("Flatten", net.add("GlobalAveragePool", net.conv(x, 32, 20, norm=False)))
+    z = net.add("Gemm", pooled, net.normal(10, 20, scale=0.2), net.normal(10), transB=1)
+    return net.model(z, y, scale, types=(1, 1, 1))
+
+
+def _outputs(model: bytes, x: np.ndarray, **arguments: Any) -> tuple[list[np.ndarray], OpenCLSession]:
+    session = OpenCLSession(model, fallback=False, **arguments)
+    results = list(session.run({"x": x}).values())
+    session.close()
+    return results, session
+
+
+def test_halves_between_convolutions_change_little() -> None:
+    x = np.random.default_rng(10).standard_normal((2, 3, 24, 24)).astype(np.float32)
+    wanted, _ = _outputs(_region(), x)
+    got, _ = _outputs(_region(), x, activations="fp16")
+    for one, want in zip(got, wanted, strict=True):
+        assert one.dtype == np.float32
+        error = np.abs(one - want).max() / np.abs(want - want.mean()).max()
+        assert 0 < error <= 3e-3
+
+
+def test_halves_take_half_the_arena() -> None:
+    model, x = _region(), np.ones((2, 3, 24, 24), np.float32)
+    sizes = []
+    for activations in ("fp32", "fp16"):
+        session = OpenCLSession(model, activations=activations)
+        need = session.memory_need({"x": x})
+        session.run({"x": x})
+        assert need.arena_bytes == session.report.arena_bytes
+        sizes.append((session.report.arena_bytes, session.report.launches))
+        session.close()
+    (wide, launches), (narrow, more) = sizes
+    # the input stands beside them, and casts at either end, before and after the softmax
+    assert narrow - x.nbytes <= 0.55 * (wide - x.nbytes) + x.nbytes
+    assert more <= launches + 4
+
+
+def test_the_region_ends_at_what_halves_can_not_hold() -> None:
+    graph = optimise(import_graph(read_model(_region())), half_activations=True)
+    narrow = {node.op for node in graph.nodes if node.outputs[0].endswith(":half")}
+    assert narrow >= {"Conv", "Concat", "MaxPool", "GlobalAveragePool", "Flatten", "Gemm", "Mul", "Cast"}
+    wide = {node.op for node in graph.nodes if not node.outputs[0].endswith(":half")}
+    # 1e6 is no half; softmax is for float32 alone
+    assert wide == {"Softmax", "Mul", "Cast"}
+    plain = optimise(import_graph(read_model(_region())))
+    assert not any(":half" in name for node in plain.nodes for name in node.outputs)
+
+
+def test_a_half_model_may_keep_halves_between_its_convolutions() -> None:
+    net = standard_models.Network((1, 3, 24, 24))
+    model = _halved(net.model(net.conv(net.conv("x", 3, 16, 3, 2, norm=False), 16, 8, norm=False)))
+    x = np.random.default_rng(7).standard_normal((1, 3, 24, 24)).astype(np.float16)
+    (wide,), _ = _outputs(model, x)
+    (narrow,), _ = _outputs(model, x, activations="fp16")
+    assert narrow.dtype == np.float16
+    assert np.abs(narrow.astype(np.float32) - wide).max() <= 3e-3 * np.abs(wide).max()
+
+
+def test_a_forecast_knows_of_halves_between_convolutions() -> None:
+    model = standard_models.mobilenet_v2(size=224)
+    x = {"x": np.zeros((8, 3, 224, 224), np.float32)}
+    (wide,), (narrow,) = (forecast_model(model, [x], RX580, "fp16", kind) for kind in ("fp32", "fp16"))
+    assert narrow.total_us < 0.95 * wide.total_us
+    assert narrow.memory.arena_bytes < 0.7 * wide.memory.arena_bytes
+    assert memory_of_model(model, [x], RX580, "fp16", "fp16") == narrow.memory

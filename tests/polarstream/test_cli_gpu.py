@@ -85,6 +85,8 @@ def test_accuracy_compares_the_types_on_given_inputs(cli: Cli, tmp_path: Path) -
         cli.run("accuracy", str(path), "--inputs", str(frames), "--weights", "int8", "--json").stdout
     )
     exact, stored = found["types"]
+    halves = json.loads(cli.run("accuracy", str(path), "--activations", "fp16", "--json").stdout)["types"]
+    assert [one["activations"] for one in halves] == ["fp32", "fp16", "fp16", "fp16", "fp16"]
     assert (exact["weights"], stored["weights"]) == ("fp32", "int8")
     assert 0 < stored["max_error"] < 0.02
     assert stored["ratio"] < 0.5
@@ -96,6 +98,7 @@ def test_accuracy_refuses_what_it_can_not_use(cli: Cli, model: str, tmp_path: Pa
     wrong.write_text("no archive")
     for arguments, complaint in (
         (["--weights", "int2"], "no weights of type 'int2': take fp32, fp16, int8, int4"),
+        (["--activations", "int8"], "no activations of type 'int8': take fp32, fp16"),
         (["--inputs", str(wrong)], "is no .npz file of numbers"),
         (["--inputs", str(tmp_path / "none.npz")], "there is no file"),
     ):

@@ -48,8 +48,7 @@ void depthwise(__global const XT *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PARAM
     const int id = get_global_id(0);
     const int strip_x = id / CV;
     if (strip_x >= strips_x) return;
-    const int cv = id - strip_x * CV;
-    const int c = cv * VN;
+    const int c = (id - strip_x * CV) * VN;
     const int strip = get_global_id(1);
     const int n = strip / strips_y;
     const int oy0 = (strip - n * strips_y) * PY;
@@ -80,7 +79,7 @@ void depthwise(__global const XT *restrict x, WEIGHT_PARAM BIAS_PARAM RES_PARAM
                 if (d >= 0 && d % DH == 0 && d / DH < KH) {
 #pragma unroll
                     for (int kx = 0; kx < KW; ++kx) {
-                        const VEC f = CAT(WEIGHT, VN)(w + (d / DH * KW + kx) * CV * (VN / 4) + cv * (VN / 4));
+                        const VEC f = CAT(WEIGHT, VN)(QUAD_OF(w, (d / DH * KW + kx) * CV * VN, c));
 #pragma unroll
                         for (int i = 0; i < PX; ++i) acc[j][i] = mad(window[i * SW + kx * DW], f, acc[j][i]);
                     }

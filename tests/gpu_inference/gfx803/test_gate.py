@@ -28,7 +28,7 @@ from gpu_inference.opencl.launch import Buf, Kernel
 from gpu_inference.opencl.plan import Planner
 from gpu_inference.opencl.traits import RX580
 from gpu_inference.opencl.tuner import Tuner, TuningCache
-from gpu_inference.opencl.weights import WEIGHT_TYPES
+from gpu_inference.opencl.weights import WEIGHT_TYPES, WeightType
 from tests.gpu_inference.gfx803.rules import broken_rules, report_of
 from tests.gpu_inference.test_networks import NETWORKS
 from tests.gpu_inference.test_real_models import LIGHT_MODELS
@@ -123,9 +123,11 @@ def with_stored_weights() -> list[Kernel]:
     """Every kernel that reads weights and may be offered, in each storage type, with a long epilogue.
 
     Those with halves for weights come with halves around them too: other types differ in one of the loads.
+    Uniform weights, which are offered as floats only, come with halves around them.
     """
     found = []
-    for weights, halves in [*((kind, False) for kind in WEIGHT_TYPES[1:]), ("fp16", True)]:
+    types: list[tuple[WeightType, bool]] = [(kind, False) for kind in WEIGHT_TYPES[1:]]
+    for weights, halves in [*types, ("fp16", True), ("fp32", True)]:
         kernels: list[Kernel] = []
         for batch in (1, 8, 32):
             layers = resnet50(batch) + mobilenet_v2(batch)
@@ -140,6 +142,8 @@ def with_stored_weights() -> list[Kernel]:
                 launches = plan.launches(Buf("a"), Buf("b"), Buf("bias"), None, Buf("c"), Buf("ws"))
                 kernels += [launch.kernel for launch in launches]
         for kernel in dict.fromkeys(kernels):
+            if weights == "fp32" and kernel.name != "conv_uniform":
+                continue
             defines = dict(kernel.defines)
             if "WEIGHTS" in defines or halves:
                 if not defines.get("SPLIT") and not defines.get("BATCH"):
@@ -153,15 +157,17 @@ def test_everything_offered_fits_with_stored_weights_too() -> None:
     kernels = with_stored_weights()
     files = {kernel.file for kernel in kernels}
     reading = {"conv_nhwc.cl", "conv_direct.cl", "depthwise.cl", "gemm.cl", "gemv.cl"}
-    assert files == reading | {"winograd.cl", "splitk.cl"}
+    assert files == reading | {"conv_uniform.cl", "winograd.cl", "splitk.cl"}
     assert {dict(k.defines)["WEIGHTS"] for k in kernels if k.file in reading} == {1, 2, 3}
     broken = [text for kernel in kernels if (text := broken_rules(kernel))]
     assert not broken, "\n".join(broken)
 
 
-def planned(model: bytes, batches: tuple[int, ...], shape: tuple[int, ...]) -> list[Kernel]:
+def planned(
+    model: bytes, batches: tuple[int, ...], shape: tuple[int, ...], halves: bool = False
+) -> list[Kernel]:
     """The kernels of a model's plans for an RX 580, up to its first step on the host."""
-    graph = optimise(import_graph(read_model(model)))
+    graph = optimise(import_graph(read_model(model)), half_activations=halves)
     planner = Planner(graph, RX580)
     kernels = []
     for batch in batches:
@@ -175,6 +181,9 @@ def of_the_models() -> list[Kernel]:
     kernels = []
     for make, shape in NETWORKS.values():
         kernels += planned(make(), (1, 8, 32), shape)
+    for name in ("unet", "detector"):
+        make, shape = NETWORKS[name]
+        kernels += planned(make(), (1, 8), shape, halves=True)
     for name in ("densenet121", "inception_v1", "shufflenet", "squeezenet"):
         model = (LIGHT_MODELS / f"light_{name}.onnx").read_bytes()
         kernels += planned(model, (1,), (3, 224, 224))
