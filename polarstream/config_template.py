@@ -140,7 +140,7 @@ max = 1100
 [streams.detector]
 type = "auto"
 # An alarm on a sensor without faults comes once in so many readings, or more rarely ...
-# once_in = 500
+# once_in = 300
 # ... and once in so many days.
 # once_in_days = 2
 # warmup = 150

@@ -23,10 +23,9 @@ readings; else its score is less than a third. One event is one alarm.
 **The threshold** is a rate of alarms on a sensor without faults: once in `once_in` readings, and not more
 often than once in `once_in_days`; for a sensor that sends faster than that, decades are scaled down. The
 quadratic mean is no tail probability itself: 1.3 times it is what was met on series of nine kinds without
-faults (white, t, exponential and autoregressive noise, daily rhythms, coarse steps). There a score of 1 to 3
-came once in 10^score readings within 0.4 decades, on coarse steps up to 0.5 more rarely. From 3.5 on, scores
-come up to ten times as often as they say: at a reading a second an alarm in some hours is what `once_in_days
-= 2` gives.
+faults (white, t, exponential and autoregressive noise, daily rhythms, coarse steps). There a score of 1 to 4
+came once in 10^score readings within 0.5 decades; on strong daily rhythms and coarse steps up to 0.9 more
+rarely.
 
 Cost: 1.6 us a reading and field at 10,000 sensors with full memories, 7.9 KB a sensor and field.
 
@@ -111,7 +110,7 @@ class AutoConfig(CellConfig, kw_only=True, frozen=True, forbid_unknown_fields=Tr
         period_s: length of the season in seconds, a week by default; see `seasonal`.
     """
 
-    once_in: float = 500.0
+    once_in: float = 300.0
     once_in_days: float = 2.0
     warmup: int = 150
     budget_us: float = 3.0

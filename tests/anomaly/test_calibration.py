@@ -62,3 +62,20 @@ def test_scores_of_one_value_surprise_no_one() -> None:
     assert surprises(np.full(3000, 2.5)).max() < 1.0
     assert surprises(np.zeros(3000)).max() < 0.5
     assert surprises(np.append(np.zeros(3000), 1.0))[-1] > 3
+
+
+@pytest.mark.parametrize("law", ["normal", "exponential", "t"])
+def test_young_sensors_are_not_alarmed_much_more_often_than_asked(law: str) -> None:
+    """A tail fitted to 50 scores is uncertain; taken as it is, 4 decades came six times as often."""
+    rng = np.random.default_rng(7)
+    sensors, n = 100, 8000
+    raw = {
+        "normal": np.abs(rng.standard_normal((n, sensors))),
+        "exponential": rng.exponential(3.0, (n, sensors)),
+        "t": np.abs(rng.standard_t(4, (n, sensors))),
+    }[law]
+    tails = np.zeros((sensors, 1), TAIL)
+    rows = np.tile(np.arange(sensors, dtype=np.int32), n)
+    found = calibrate(tails, rows, raw.reshape(-1, 1)).reshape(n, sensors)[1000:]
+    for decades in (2.5, 3.0, 3.5, 4.0):
+        assert 0.4 < (found >= decades).mean() * 10**decades < 3.0, decades

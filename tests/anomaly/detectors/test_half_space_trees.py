@@ -119,8 +119,8 @@ def test_one_spike_is_strange_and_the_next_one_too_and_the_field_is_named() -> N
     values[[3000, 3100]] += (40, 400, -100)
     values[3200, 1] += 400
     scores, _, words = scores_of(values)
-    assert (scores[[3000, 3100]] >= 2.7).all()
-    assert (np.delete(scores, [3000, 3100]) >= 2.7).mean() <= 0.004
+    assert (scores[[3000, 3100]] >= 2.5).all()
+    assert (np.delete(scores, [3000, 3100]) >= 2.5).mean() <= 0.004
     assert "flow 4" in words[3200]  # named, if not so strange: most trees hardly look at one field
 
 
