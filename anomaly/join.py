@@ -14,7 +14,7 @@ A row of a single member says nothing of relations and is only counted. A readin
 `max_age_s` is kept as its member's value, but does not count as renewed.
 
 State is columns that the caller owns, one row a group, zero for never seen; any cut of the readings gives the
-same rows. Cost: 0.05 us a reading with 3 members.
+same rows. Cost: 0.01 us a reading with 3 members.
 """
 
 from __future__ import annotations

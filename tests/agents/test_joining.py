@@ -176,6 +176,19 @@ def test_no_reading_is_missed_after_a_crash(monkeypatch: pytest.MonkeyPatch) -> 
             np.testing.assert_array_equal(run.share.join.state.rows[name], expected)
 
 
+def test_groups_that_have_seen_a_reading_are_not_written_again() -> None:
+    values = messages(60)
+    run = Run()
+    run.take(values, 0, 400)
+    changes = run.share.snapshot()
+    # a crash after the groups' shards, before those of the sensors
+    run.changelog = {key: data for key, data in changes if key.startswith(b"rows/join/")}
+    assert run.changelog
+    run.start()
+    run.take(values, 0, 300)
+    assert not [key for key, _ in run.share.snapshot() if key.startswith(b"rows/join/")]
+
+
 def test_the_alert_is_the_groups_and_names_its_members() -> None:
     run = whole(messages(400, fault_from=380))
     (first, *_) = [alert for alert in run.alerts if alert["rule"] == "join"]
