@@ -8,7 +8,8 @@ predictions of groups: those are one for each reading.
 **Replays.** The groups' shards are written before those of their sensors, so after a crash a group has seen
 every reading that its sensors have, and maybe more. So what a group has to see again is new to its sensor
 too, and comes here with the values that the transforms make of it; what is new to the sensor only is left
-out here, by the last offset of the group's own shard.
+out here, by the last offset of the group's own shard; a shard that went back would be ignored at the next
+recovery.
 """
 
 from __future__ import annotations
