@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from anomaly.alerts import alert_id, describe
+from anomaly.alerts import alert_id, describe, ending
 from streams import metrics
 from streams.records import Alert
 
@@ -112,6 +112,46 @@ class AlertRecords:
                 scope="group",
                 group_id=event.group_id,
                 members=event.members,
+            )
+        )
+
+    def of_join(
+        self, event: AlertEvent, group: str, member: tuple[str, str] | None, sensors: list[str], why: str
+    ) -> Alert:
+        """An alert of sensors that don't go together as usual.
+
+        Args:
+            event: what happened to their group.
+            group: its name.
+            member: name and unit of the member that is worst; None: the score is of all together.
+            sensors: that the members are read by.
+            why: what the detector says.
+        """
+        stream = self._shared.stream
+        if member is None:
+            names = ", ".join(stream.join.members if stream.join is not None else ())
+            words = f"{names} together" + (f": {why}" if why else "") + ending(event)
+        else:
+            words = describe(event, *member, why)
+        value = None if member is None or event.value != event.value else event.value
+        return self.mark(
+            Alert(
+                id=event.alert_id(stream.name, group, "join"),
+                key=f"{stream.name}/{group}/join",
+                rule="join",
+                severity=event.severity,  # type: ignore[arg-type]
+                state=event.state,
+                source=group,
+                field="" if member is None else member[0],
+                value=value,
+                score=event.score,
+                threshold=event.threshold,
+                started_at=event.started_at,
+                ts=event.ts,
+                count=event.count,
+                explanation=f"{group}: {words}",
+                scope="group",
+                members=sensors,
             )
         )
 

@@ -33,6 +33,7 @@ from streams.state import SensorState
 from streams.transforms import Pipeline
 
 if TYPE_CHECKING:
+    from agents.joining import Joint, PartitionJoin, StreamJoin
     from anomaly.drift import DriftWatch
     from anomaly.prognosis import Prognosis
 
@@ -47,6 +48,8 @@ class Outcome:
     alerts: Output = field(default_factory=Output)
     #: Of the scored readings, for who wants numbers instead of messages (`polarstream backtest`).
     verdict: Verdict | None = None
+    #: Of the groups' rows, likewise.
+    joint: Joint | None = None
 
 
 class StreamDetector:
@@ -87,6 +90,12 @@ class StreamDetector:
 
             self.drift = DriftWatch(stream.drift, stream.field_names, units)
 
+        self.join: StreamJoin | None = None
+        if stream.join is not None:
+            from agents.joining import StreamJoin
+
+            self.join = StreamJoin(stream, stream.join, self.alerting)
+
     def new_state(self) -> SensorState:
         """Make the empty state of a partition."""
         parts: dict[str, Callable[[int], NDArray[np.void]]] = {
@@ -110,13 +119,18 @@ class DetectPartition:
         self.state = shared.new_state()
         self.state.restore(changelog)
         self.alerting = PartitionAlerting(shared.alerting, self.state, changelog)
+        self.join: PartitionJoin | None = None
+        if shared.join is not None:
+            self.join = shared.join.share(self.state, changelog)
         self.publishers = PublisherBook(changelog)
         # last offset of what this worker has processed; a seek back makes it read that again
         self._applied = -1
 
     def snapshot(self) -> list[tuple[bytes, bytes]]:
         """Take what has changed since the last checkpoint; see `streams.checkpoint.Participant`."""
-        return self.alerting.snapshot() + self.state.snapshot() + self.publishers.snapshot()
+        # groups before their sensors: see `PartitionJoin`
+        groups = self.join.snapshot() if self.join is not None else []
+        return self.alerting.snapshot() + groups + self.state.snapshot() + self.publishers.snapshot()
 
     def observe(self, chunk: Chunk, rejected: list[Rejected]) -> Seen:
         """Take in what is not scored: see `PublisherBook.observe`."""
@@ -182,6 +196,9 @@ class DetectPartition:
             headers = [ARROW_HEADERS if is_arrow(message, ()) else () for message in messages]
             outcome.predictions = Output(out_keys, messages, headers)
         alerts = self.alerting.records(events, notices, taken, explain)
+        if self.join is not None:
+            outcome.joint = self.join.take(taken, batch.last_offset)
+            alerts += outcome.joint.alerts
         if alerts:
             outcome.alerts = alert_output(batch.stream, alerts)
         return outcome
@@ -217,10 +234,10 @@ def make_detect_agent(
 
     def opened(partition: InputPartition) -> DetectPartition:
         share = DetectPartition(shared, partition.table.contents(partition.tp.partition))
-        if share.state.dropped:
+        if share.state.dropped or (share.join is not None and share.join.state.dropped):
             app.log.warning(
-                "stream %r: its fields, transforms or detector have changed, so the state of partition %s "
-                "is dropped and its sensors warm up again",
+                "stream %r: its fields, transforms, detector or join have changed, so what partition %s "
+                "kept of them is dropped, and its sensors or groups warm up again",
                 name,
                 partition.tp.partition,
             )
@@ -337,6 +354,8 @@ def export_gauges(app: StreamApp) -> None:
                 stream = share.shared.stream.name
                 rows[stream] += len(share.state)
                 alerts[stream] += share.shared.alerts.open_rows(share.state.rows["alerts"])
+                if share.join is not None:
+                    alerts[stream] += share.shared.alerts.open_rows(share.join.state.rows["alerts"])
     for stream in {*rows, *alerts}:
         metrics.STATE_ROWS.labels(stream).set(rows[stream])
         metrics.ALERTS_OPEN.labels(stream).set(alerts[stream])

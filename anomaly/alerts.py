@@ -386,8 +386,13 @@ def describe(event: AlertEvent, field: str, unit: str, why: str) -> str:
         limit = f"{side} its limit of {event.limit:.6g} {unit}".rstrip()
         why = f"{limit}; {why}" if why else limit
     text = f"{field} {value}" + (f": {why}" if why else "")
-    if event.state == "resolved":
-        lasted = max(event.ts - event.started_at, 0.0)
-        plural = "" if event.count == 1 else "s"
-        text += f"; usual again after {event.count} anomalous reading{plural} in {lasted:.6g} s"
-    return text
+    return text + ending(event)
+
+
+def ending(event: AlertEvent) -> str:
+    """Say how long an alert lasted that is resolved; "" for any other."""
+    if event.state == "firing":
+        return ""
+    lasted = max(event.ts - event.started_at, 0.0)
+    plural = "" if event.count == 1 else "s"
+    return f"; usual again after {event.count} anomalous reading{plural} in {lasted:.6g} s"

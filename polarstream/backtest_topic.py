@@ -21,12 +21,15 @@ from streams.records import Alert, Chunk
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
+    from anomaly.verdict import Verdict
     from streams.config import KafkaConfig, StreamConfig
 
 
 @dataclass(slots=True)
 class _Sensor:
-    """What was said of one sensor, reading by reading."""
+    """What was said of one sensor, reading by reading, or of one group of sensors, row by row."""
 
     ts: list[float] = field(default_factory=list)
     values: list[list[float]] = field(default_factory=list)
@@ -38,7 +41,7 @@ class _Sensor:
 
 @dataclass(frozen=True, slots=True)
 class TopicResult:
-    """One result a sensor, and the messages that were refused by their reason."""
+    """One result a sensor, then one a group of sensors; and the refused messages by their reason."""
 
     sensors: list[Scored]
     refused: dict[str, int]
@@ -58,6 +61,7 @@ class TopicBacktest:
         self._train = train
         self._shares: dict[int, DetectPartition] = {}
         self._sensors: dict[str, _Sensor] = {}
+        self._groups: dict[str, _Sensor] = {}
         self._refused: dict[str, int] = {}
 
     def take(self, records: list[Record], now: float) -> None:
@@ -74,18 +78,24 @@ class TopicBacktest:
             self._process(partition, some, now)
 
     def result(self) -> TopicResult:
-        """Return what was said so far, by sensor."""
-        names = self._shared.stream.field_names
-        sensors = []
-        for name, seen in sorted(self._sensors.items()):
+        """Return what was said so far, by sensor and then by group."""
+        stream = self._shared.stream
+        found = self._scored(self._sensors, stream.field_names)
+        if stream.join is not None:
+            found += self._scored(self._groups, tuple(stream.join.members))
+        return TopicResult(found, self._refused)
+
+    def _scored(self, book: dict[str, _Sensor], names: tuple[str, ...]) -> list[Scored]:
+        results = []
+        for name, seen in sorted(book.items()):
             stamps = [datetime.fromtimestamp(ts, UTC).isoformat().replace("+00:00", "Z") for ts in seen.ts]
             values = np.array(seen.values).reshape(len(seen.ts), len(names))
             recording = Recording(name, names, stamps, np.arange(len(stamps)), np.array(seen.ts), values)
             scored = Scored(
                 recording, np.array(seen.ratio), np.array(seen.is_anomaly), np.array(seen.worst), seen.alerts
             )
-            sensors.append(mask_training(scored, self._train))
-        return TopicResult(sensors, self._refused)
+            results.append(mask_training(scored, self._train))
+        return results
 
     def _process(self, partition: int, records: list[Record], now: float) -> None:
         chunk = Chunk(
@@ -108,25 +118,42 @@ class TopicBacktest:
         verdict = outcome.verdict
         if verdict is None:
             return
-        said = zip(
-            batch.sensor_ids,
-            batch.ts.tolist(),
-            batch.values.tolist(),
-            verdict.ratio.tolist(),
-            verdict.is_anomaly.tolist(),
-            verdict.field.tolist(),
-            strict=True,
-        )
-        for name, ts, values, ratio, is_anomaly, worst in said:
-            sensor = self._sensors.setdefault(name, _Sensor())
-            sensor.ts.append(ts)
-            sensor.values.append(values)
-            sensor.ratio.append(0.0 if math.isnan(ratio) else ratio)
-            sensor.is_anomaly.append(is_anomaly)
-            sensor.worst.append(worst)
+        _note(self._sensors, batch.sensor_ids, batch.ts, batch.values, verdict)
+        joint = outcome.joint
+        if joint is not None and joint.verdict is not None:
+            _note(self._groups, joint.groups, joint.ts, joint.values, joint.verdict)
         for value in outcome.alerts.values:
             alert = msgspec.json.decode(value or b"", type=Alert)
-            self._sensors[alert.source].alerts.append(alert)
+            source = (self._groups if alert.rule == "join" else self._sensors).get(alert.source)
+            # budgets and groups of alerts are of no single sensor
+            if source is not None:
+                source.alerts.append(alert)
+
+
+def _note(
+    book: dict[str, _Sensor],
+    names: list[str],
+    ts: NDArray[np.float64],
+    values: NDArray[np.float64],
+    verdict: Verdict,
+) -> None:
+    """Write down what was said of each reading, or of each row of a group."""
+    said = zip(
+        names,
+        ts.tolist(),
+        values.tolist(),
+        verdict.ratio.tolist(),
+        verdict.is_anomaly.tolist(),
+        verdict.field.tolist(),
+        strict=True,
+    )
+    for name, at, row, ratio, is_anomaly, worst in said:
+        sensor = book.setdefault(name, _Sensor())
+        sensor.ts.append(at)
+        sensor.values.append(row)
+        sensor.ratio.append(0.0 if math.isnan(ratio) else ratio)
+        sensor.is_anomaly.append(is_anomaly)
+        sensor.worst.append(worst)
 
 
 async def backtest_topic(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from polarstream.validation import BAD
 from streams.aligned import panes
@@ -14,6 +14,7 @@ from streams.config import (
     FieldConfig,
     FrameStreamConfig,
     HoppingConfig,
+    JoinConfig,
     KafkaConfig,
     LimitConfig,
     StreamConfig,
@@ -212,6 +213,8 @@ def _check_stream(
         if limit is not BAD:
             _check_limit(limit, stream, f"{path}.prognosis.limits[{i}]", note)
     _check_detector(stream, path, note)
+    if stream.join is not None:
+        _check_join(stream.join, stream, f"{path}.join", note)
 
 
 def _check_limit(limit: LimitConfig, stream: StreamConfig, path: str, note: Note) -> None:
@@ -275,13 +278,55 @@ def _check_bounds(low: float | None, high: float | None, path: str, note: Note) 
         note(f"{path}.min", f"{low:g} is above max {high:g}: swap them")
 
 
+def _check_join(join: JoinConfig, stream: StreamConfig, path: str, note: Note) -> None:
+    try:
+        named = re.compile(stream.sensor_pattern or "").groupindex
+    except re.error:
+        named = {join.by: 0}  # told already
+    if join.by not in named:
+        note(f"{path}.by", f"needs a sensor_pattern with (?P<{join.by}>...), which finds the groups: set it")
+    if len(join.members) < 2:
+        note(f"{path}.members", "names less than two members, and joins nothing: name at least two")
+    taken: dict[tuple[str, str], str] = {}
+    for name, member in join.members.items():
+        where = f"{path}.members.{name}"
+        if not _NAME.fullmatch(name):
+            note(where, f"'{name}' is not a name: use 1 to 100 {_LETTERS}")
+        if member is BAD:
+            continue
+        if not member.sensor:
+            note(f"{where}.sensor", "is empty, which nothing matches: write a pattern, * for all")
+        known = ", ".join(stream.fields)
+        if member.field is None and len(stream.fields) > 1:
+            note(f"{where}.field", f"is missing, and the stream has several: set one of {known}")
+        elif member.field is not None and member.field not in stream.fields:
+            note(f"{where}.field", f"'{member.field}' is no field: use one of {known}")
+        elif member.sensor:
+            source = member.sensor, member.field or known
+            if source in taken:
+                note(where, f"is the same as {taken[source]}: give it another sensor or field")
+            taken.setdefault(source, name)
+    if len(join.members) >= 2:
+        _check_table(join.detector, tuple(join.members), {}, path, note)
+
+
 def _check_detector(stream: StreamConfig, path: str, note: Note) -> None:
+    thresholds = {name: spec.threshold for name, spec in stream.fields.items() if spec is not BAD}
+    _check_table(stream.detector, stream.field_names, thresholds, path, note)
+
+
+def _check_table(
+    detector: dict[str, Any],
+    fields: tuple[str, ...],
+    thresholds: dict[str, float | None],
+    path: str,
+    note: Note,
+) -> None:
     from anomaly.errors import BadDetector
     from anomaly.registry import build_detector
 
-    thresholds = {name: spec.threshold for name, spec in stream.fields.items() if spec is not BAD}
     try:
-        row_bytes = build_detector(stream.detector, stream.field_names, thresholds).dtype.itemsize
+        row_bytes = build_detector(detector, fields, thresholds).dtype.itemsize
         if row_bytes > _MOST_ROW_BYTES:
             note(
                 f"{path}.detector",

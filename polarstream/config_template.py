@@ -110,6 +110,9 @@ topic = "sensors.plant"
 # sensor_pattern = "(?P<site>[^/]+)/(?P<type>[a-z]+)"
 # Thresholds of some sensors (sensor, site, sensor_type and field are patterns); the most specific rule wins.
 # thresholds = [{ sensor = "boiler-*", field = "temperature", high = 90.0, threshold = 8.0 }]
+# Sensors of one site (by = "site" or "type") scored together by a detector of their own (graph); members that
+# are older than the newest one by more than max_age_s (60.0) are left out. See docs/detectors.md.
+# join = { members = { a = { sensor = "*a", field = "pressure" }, b = { sensor = "*b", field = "humidity" }}}
 # Readings further in the future go to the dead-letter topic.
 # max_clock_skew_s = 300.0
 

@@ -188,7 +188,7 @@ def tell_alerts(
         acks = control.acks
         story.acknowledged = last.acknowledged or identity in acks or last.group_id in acks
         story.label = control.labels.get(identity)
-        stream, _, source = last.key.partition("/")
+        stream, source = last.key.partition("/")[0], last.source
         of_site = (sites or {}).get(stream)
         is_site = last.scope in ("group", "link") or of_site is None
         site = source if is_site else of_site(source)  # type: ignore[misc]

@@ -114,7 +114,7 @@ class Converter:
 
     def _union(self, info: inspect.UnionType, raw: object, path: str) -> Any:
         structs = [kind for kind in info.types if isinstance(kind, inspect.StructType)]
-        if structs:
+        if structs and structs[0].tag_field is not None:
             return self._tagged(structs, raw, path)
         others = [kind for kind in info.types if not isinstance(kind, inspect.NoneType)]
         if len(others) < len(info.types):

@@ -253,6 +253,32 @@ class DriftConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, froz
     least_factor: Annotated[float, Meta(ge=1)] = 1.5
 
 
+class MemberConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """One member of a group of sensors."""
+
+    #: Pattern of the sensor's id, with `*`, `?` and `[...]`.
+    sensor: str
+    #: The field of its readings; None: the stream's only one.
+    field: str | None = None
+
+
+def _graph() -> dict[str, Any]:
+    return {"type": "graph"}
+
+
+class JoinConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """Sensors of one site, or of one type, that are scored together."""
+
+    #: What a group is: the sensors for which `sensor_pattern` finds the same of this.
+    by: Literal["site", "type"] = "site"
+    #: The columns of a group's rows, by name.
+    members: dict[str, MemberConfig]
+    #: A row is made without members that are older than its newest one by more than this.
+    max_age_s: Positive = 60.0
+    #: What scores the rows.
+    detector: dict[str, Any] = msgspec.field(default_factory=_graph)
+
+
 def _auto() -> dict[str, Any]:
     return {"type": "auto"}
 
@@ -277,6 +303,8 @@ class StreamConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fro
     prognosis: PrognosisConfig = PrognosisConfig()
     #: Lasting changes.
     drift: DriftConfig = DriftConfig()
+    #: Detection over several sensors together; None: each is scored alone.
+    join: JoinConfig | None = None
     #: The most specific rule wins, setting by setting.
     thresholds: list[ThresholdConfig] = []
     #: Regular expression that finds `(?P<site>...)` and `(?P<type>...)` in a sensor's id. None: the site of
@@ -302,11 +330,7 @@ class StreamConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fro
         detector without its thresholds (another threshold judges the same state), and what prognosis
         and drift keep.
         """
-        detector = {
-            k: v
-            for k, v in self.detector.items()
-            if k not in ("threshold", "thresholds", "once_in", "once_in_days")
-        }
+        detector = _without_thresholds(self.detector)
         parts: list[object] = [
             self.id_field,
             [[name, field.transforms] for name, field in self.fields.items()],
@@ -318,6 +342,14 @@ class StreamConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fro
         if self.drift.enabled:
             parts.append(["drift", self.drift])
         return _fingerprint(parts)
+
+    def join_fingerprint(self) -> str:
+        """Like `state_fingerprint`, for the state of groups of sensors."""
+        assert self.join is not None
+        detector = _without_thresholds(self.join.detector)
+        fields = [[name, field.transforms] for name, field in self.fields.items()]
+        members = list(self.join.members.items())
+        return _fingerprint([self.id_field, fields, self.sensor_pattern, self.join.by, members, detector])
 
     def windows_fingerprint(self) -> str:
         """Like `state_fingerprint`, for the state of the windows."""
@@ -402,3 +434,8 @@ class WorkerConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fro
 def _fingerprint(parts: object) -> str:
     data = msgspec.json.encode(parts, order="sorted")
     return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def _without_thresholds(detector: dict[str, Any]) -> dict[str, Any]:
+    thresholds = ("threshold", "thresholds", "once_in", "once_in_days")
+    return {key: value for key, value in detector.items() if key not in thresholds}

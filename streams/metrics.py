@@ -49,6 +49,10 @@ ALERTS_OPEN = _gauge("alerts_open", "Alerts that are firing on this worker.", ["
 ALERTS_SUPPRESSED = _counter("alerts_suppressed", "Alerts that a budget held back.", ["stream", "group"])
 ALERTS_SILENCED = _counter("alerts_silenced", "Alert messages marked as silenced.", ["stream", "cause"])
 ALERT_GROUPS = _counter("alert_groups", "Groups of alerts that got an alert of their own.", ["stream"])
+JOINED = _counter("joined", "Rows made of the readings of a group's sensors and scored.", ["stream"])
+JOIN_INCOMPLETE = _counter(
+    "join_incomplete", "Times that a group was due to be scored and members were missing.", ["stream"]
+)
 SILENT_SOURCES = _counter("silent_sources", "Alerts about sources that fell silent.", ["stream", "scope"])
 CONTROL_RECORDS = _counter("control_records", "Records of the control topic taken in.", ["kind"])
 CONTROL_REFUSED = _counter("control_refused", "Records of the control topic that can't be used.")

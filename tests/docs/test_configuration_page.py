@@ -34,6 +34,8 @@ SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "clip": settings.ClipConfig,
     "rate": settings.RateConfig,
     "rolling": settings.RollingConfig,
+    "[streams.join]": settings.JoinConfig,
+    "[streams.join.members.<name>]": settings.MemberConfig,
     "[streams.alerts]": settings.AlertConfig,
     "[streams.drift]": settings.DriftConfig,
     "[streams.prognosis]": settings.PrognosisConfig,

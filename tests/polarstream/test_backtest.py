@@ -19,7 +19,7 @@ from polarstream.backtest_topic import TopicBacktest
 from polarstream.reader import Record
 from polarstream.recording import CsvLayout, Recording, read_csv
 from streams.codecs import ReadingCodec
-from streams.config import FieldConfig, StreamConfig
+from streams.config import FieldConfig, JoinConfig, MemberConfig, StreamConfig
 from streams.errors import MissingExtra, UsageError
 from streams.records import Chunk
 from tests.e2e.cli import Cli
@@ -209,6 +209,35 @@ def test_topic_messages_give_the_scores_of_the_file(tmp_path: Path) -> None:
         assert np.array_equal(scored.ratio, expected.ratio)
         assert len(scored.alerts) == len(expected.alerts) > 0
     assert sum(result.refused.values()) == 1
+
+
+def test_sensors_of_one_value_that_are_joined_score_like_one_sensor_of_several() -> None:
+    recording = a_recording()
+    recording.values[:] = np.nan_to_num(recording.values, nan=20.0)
+    members = {name: MemberConfig(sensor=f"*/{name}") for name in recording.columns}
+    stream = StreamConfig(
+        name="pumps",
+        topic="pumps",
+        fields={"value": FieldConfig()},
+        sensor_pattern="(?P<site>[^/]+)/",
+        join=JoinConfig(members=members, detector=DETECTORS[0]),
+    )
+    run = TopicBacktest(stream)
+    records = []
+    for ts, row in zip(recording.ts.tolist(), recording.values.tolist(), strict=True):
+        for name, value in zip(recording.columns, row, strict=True):
+            reading = msgspec.json.encode({"sensor_id": f"north/{name}", "ts": ts, "value": value})
+            records.append(Record("pumps", 0, len(records), int(ts * 1000), None, reading, ()))
+    for start in range(0, len(records), 101):
+        run.take(records[start : start + 101], 2e9)
+    *sensors, group = run.result().sensors
+    assert [scored.recording.name for scored in sensors] == ["north/flow", "north/heat"]
+    expected = Backtest(DETECTORS[0]).run(recording)
+    assert (group.recording.name, group.recording.columns) == ("north", recording.columns)
+    assert np.array_equal(group.recording.values, recording.values)
+    assert np.array_equal(group.ratio, expected.ratio)
+    assert [alert.scope for alert in group.alerts] == ["group"] * len(expected.alerts)
+    assert group.alerts
 
 
 @pytest.fixture

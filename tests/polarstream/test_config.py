@@ -399,3 +399,55 @@ def test_a_hop_that_cuts_a_window_too_fine_is_refused() -> None:
     stream = {"name": "p", "topic": "p", "fields": {"x": {}}, "windows": [window]}
     with pytest.raises(ConfigError, match=r"streams\[0\]\.windows\[0\]\.hop_s"):
         parse({"streams": [stream]}, HOME)
+
+
+JOIN: dict[str, Any] = {
+    "sensor_pattern": "(?P<site>[^/]+)/",
+    "fields": {"x": {}, "y": {}},
+}
+
+
+def join_faults(join: dict[str, Any], **changes: Any) -> dict[str, str]:
+    found = stream_faults(**JOIN | changes, join=join)
+    assert all(path.startswith("join.") for path in found)
+    return {path.removeprefix("join."): message for path, message in found.items()}
+
+
+def test_a_join_is_checked_whole() -> None:
+    members = {
+        "a": {"sensor": "*/a", "field": "x"},
+        "b": {"sensor": "*/a", "field": "x"},
+        "c": {"sensor": "*/c"},
+        "d": {"sensor": "*/d", "field": "z"},
+        "e f": {"sensor": "", "field": "x"},
+        "g": {"field": "y"},
+        "h": 7,
+    }
+    found = join_faults({"by": "type", "members": members, "max_age_s": 0, "detector": {"type": "grph"}})
+    assert set(found) == {
+        "by",
+        "members.b",
+        "members.c.field",
+        "members.d.field",
+        "members.e f",
+        "members.e f.sensor",
+        "members.g.sensor",
+        "members.h",
+        "max_age_s",
+        "detector.type",
+    }
+    assert found["members.b"] == "is the same as a: give it another sensor or field"
+
+
+def test_a_join_needs_members_and_a_pattern_that_finds_groups() -> None:
+    one = {"a": {"sensor": "a", "field": "x"}}
+    two = one | {"b": {"sensor": "b", "field": "x"}}
+    assert "at least two" in join_faults({"members": one})["members"]
+    assert set(join_faults({})) == {"members"}
+    assert "set it" in join_faults({"members": two}, sensor_pattern=None)["by"]
+    assert set(join_faults({"members": two, "detector": {"type": "graph", "memory": 1}})) == {
+        "detector.memory"
+    }
+    config = parse({"streams": [STREAM | JOIN | {"join": {"members": two}}]}, HOME)
+    assert config.streams[0].join is not None
+    assert config.streams[0].join.detector == {"type": "graph"}

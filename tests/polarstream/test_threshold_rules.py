@@ -106,9 +106,10 @@ def test_an_alert_is_told_from_all_its_messages_and_from_what_people_said() -> N
         message("aa", "resolved", 9.0),
         message("g", "firing", 3.0, scope="group", members=["b", "a"]),
         message("g", "firing", 2.0, scope="group", members=["c"]),
+        message("j", "firing", 2.5, scope="group", key="s/hall/join", source="hall"),
     ]
     stories = {s.last.id: s for s in tell_alerts(values, control, {"s": lambda sensor: sensor.split("/")[0]})}
-    assert list(stories) == ["aa", "bb", "g"]
+    assert list(stories) == ["aa", "bb", "g", "j"]
     told = stories["aa"].as_dict()
     assert (told["state"], told["opening"], told["messages"]) == ("resolved", "firing at 2", 2)
     assert (told["acknowledged"], told["silenced_by"], told["label"]["false_alarm"]) == (
@@ -117,4 +118,5 @@ def test_an_alert_is_told_from_all_its_messages_and_from_what_people_said() -> N
         True,
     )
     assert (stories["bb"].silenced_by, stories["bb"].acknowledged) == (None, False)
+    assert stories["j"].silenced_by == "silence/x"
     assert stories["g"].members == ["a", "b", "c"]
