@@ -12,8 +12,9 @@ distribution (GPD) is fitted to the excesses, which reaches beyond everything se
     P(X >= x) = k/n (1 + xi (x - u) / sigma)^(-1/xi)
 
 The fit is to some 50 scores, so what it says of two decades beyond them is uncertain. Its shape is drawn
-towards a prior, and raised a little: then 4 decades are met one to three times in 10,000 readings, after 1,000
-readings as after 20,000 (normal, exponential, lognormal, t and autoregressive scores; without, up to six times).
+towards a prior, and raised a little: then 4 decades are met one to three times in 10,000 readings, after
+1,000 readings as after 20,000 (normal, exponential, lognormal, t and autoregressive scores; without, up to
+six times).
 
 What it assumes: raw scores of the future come as those of the past did. Counts are halved when they reach a
 horizon, so that the far past fades. A long anomaly becomes usual after a while, and then surprises less.
