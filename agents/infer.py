@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from agents.model_server import Request, Result
+from agents.model_server import Fitted, Request, Result
 from agents.pictures import PictureDecoder
 from agents.publishers import Output, PublisherBook
-from gpu_inference.errors import ModelError
 from gpu_inference.serving.batcher import Policy
+from gpu_inference.tasks.preprocessing import Preprocessor
 from streams import metrics
 from streams.errors import BadRecord
 from streams.frames import Frame, FrameBatch, rejected_message
@@ -30,13 +30,9 @@ from streams.records import Chunk, Rejected
 if TYPE_CHECKING:
     from agents.model_server import ModelServer
     from agents.serving import Serving
-    from gpu_inference.tasks.geometry import Geometry
-    from gpu_inference.tasks.preprocessing import Preprocessor
     from streams.app import StreamApp
     from streams.checkpoint import Changes, InputPartition
     from streams.config import FrameStreamConfig, TopicsConfig
-
-    Fitted = tuple[np.ndarray[Any, Any], Geometry]
 
 #: Chunks of a partition that may be under way; a chunk of frames is about a megabyte.
 MAX_CHUNKS = 16
@@ -103,7 +99,7 @@ class FrameStream:
         decoding: list[tuple[list[ModelServer], asyncio.Future[list[Fitted]]]] = []
         for frame in fresh:
             servers = await self._serving.route(self._config.model, frame.source)
-            sizes = [server.preprocessor for server in servers]
+            servers, sizes = _of_pictures(servers)
             decoding.append(
                 (servers, loop.run_in_executor(self._serving.threads, self._decode, frame, sizes))
             )
@@ -126,18 +122,14 @@ class FrameStream:
             await server.offer(frame.source, created_s, request, self._policy, self._config.priority)
 
     def _decode(self, frame: Frame, preprocessors: Sequence[Preprocessor]) -> list[Fitted]:
-        """Decode a frame once and fit it to each model's input, on a thread."""
+        """Decode a frame and fit it to each model's input, on a thread."""
+        if not preprocessors:
+            raise BadRecord(
+                "wrong_input", f"model {self._config.model} takes no pictures: promote one that does"
+            )
         started = time.perf_counter()
-
-        def enough(source: tuple[int, int]) -> tuple[int, int]:
-            heights, widths = zip(*(one.decode_size(source) for one in preprocessors), strict=True)
-            return max(heights), max(widths)
-
         try:
-            picture = self._decoder.decode(frame, enough)
-            return [one.fit(picture.pixels, picture.source) for one in preprocessors]
-        except ModelError as error:
-            raise BadRecord("bad_image", str(error)) from error
+            return self._decoder.fit(frame, preprocessors)
         finally:
             self._decode_s.inc(time.perf_counter() - started)
 
@@ -278,6 +270,18 @@ def make_infer_agent(
                 raise
 
     return infer
+
+
+def _of_pictures(servers: Sequence[ModelServer]) -> tuple[list[ModelServer], list[Preprocessor]]:
+    """Leave out shadows that take something else; none are left where the version itself does."""
+    found = [(one, one.preprocessor) for one in servers if isinstance(one.preprocessor, Preprocessor)]
+    if not found or found[0][0] is not servers[0]:
+        found = []
+    kept = [server for server, _ in found]
+    for server in servers:
+        if server not in kept:
+            server.release()
+    return kept, [preprocessor for _, preprocessor in found]
 
 
 def _released(server: ModelServer, future: asyncio.Future[Any] | None, result: Result) -> None:

@@ -24,11 +24,11 @@ from gpu_inference.errors import EngineError, ModelNotReady, RecordError, Regist
 from gpu_inference.models.binding import Binding, bind
 from gpu_inference.models.folder import ModelFolder, ModelVersion
 from gpu_inference.models.live import Action, LiveModels, Target
-from gpu_inference.models.manifest import ImageInput
 from gpu_inference.models.records import AliasRecord, ModelRecord, Share, VersionRecord
 from gpu_inference.models.signature import TrustedKeys, check
 from gpu_inference.serving.health import State
 from gpu_inference.serving.pool import DevicePool
+from gpu_inference.tasks.preprocessing import Preprocessor
 from streams import metrics
 from streams.errors import BadRecord, Stop
 
@@ -88,15 +88,18 @@ class Serving:
         self._perform(actions)
         return (key or b"").decode().partition("/")[0]
 
-    async def start(self, wanted: Iterable[str]) -> None:
-        """Wait until the models that streams ask for answer; what no record says is settled by the folder.
+    async def start(self, wanted: Iterable[str], others: Iterable[str] = ()) -> None:
+        """Wait until the models that are asked for answer; what no record says is settled by the folder.
 
         Args:
-            wanted: `name` of a model or an alias, or `name@version`.
+            wanted: by streams of frames: `name` of a model or an alias, or `name@version`.
+            others: likewise, by requests.
 
         Raises:
-            Stop: there is no such model, or no device can run it.
+            Stop: there is no such model, it takes no pictures for `wanted`, or no device can run it.
         """
+        frames = list(wanted)
+        wanted = [*frames, *others]
         for name in dict.fromkeys(wanted):
             try:
                 await asyncio.to_thread(self._settle_by_folder, name)
@@ -108,38 +111,55 @@ class Serving:
             while True:
                 self._changed.clear()
                 try:
-                    self.live.route(route_name, "")
+                    route = self.live.route(route_name, "")
                     break
                 except ModelNotReady as error:
                     if not any(phase in ("loading", "warming") for phase in self.live.phases.values()):
                         raise Stop(f"model '{name}' can't be served: {error}") from error
                 await self._changed.wait()
+            server = self._servers[route.model, route.version]
+            if name in frames and not isinstance(server.preprocessor, Preprocessor):
+                raise Stop(f"model '{name}' takes no pictures: set input.kind in its model.toml")
 
-    async def route(self, name: str, source: str) -> list[ModelServer]:
-        """Who looks at a frame: the version that answers, then those that only see it. Each is held.
+    async def route(self, name: str, source: str, patient: bool = True) -> list[ModelServer]:
+        """Who looks at an input: the version that answers, then those that only see it. Each is held.
 
         A stream whose model isn't live waits: nothing of it is lost.
 
         Args:
-            name: as the stream has it.
-            source: the camera.
+            name: as the stream or request has it.
+            source: the camera, or the request.
+            patient: wait for a model that isn't live, too, and not only for one that is being loaded.
+
+        Raises:
+            UnknownModel: the model isn't live, and `patient` is false.
         """
         said = 0.0
         while True:
             self._changed.clear()
             try:
-                route = self.live.route(_route_name(name), source)
+                servers = self._servers_of(name, source)
             except (UnknownModel, ModelNotReady) as error:
+                if isinstance(error, UnknownModel) and not patient:
+                    raise
                 if time.monotonic() - said > SAY_S:
-                    log.warning("frames wait: %s", error)
+                    log.warning("inputs wait: %s", error)
                     said = time.monotonic()
                 await self._changed.wait()
                 continue
-            servers = [self._servers[route.model, route.version]]
-            servers += [self._servers[target] for target in route.shadows]
             for server in servers:
                 server.hold()
             return servers
+
+    def _servers_of(self, name: str, source: str) -> list[ModelServer]:
+        model, _, version = name.partition("@")
+        alias = _route_name(name)
+        if version and alias not in self.live.aliases:
+            if self.live.phases.get((model, version)) != "ready":
+                raise UnknownModel(f"{name} is not live: promote it, or ask for {model}")
+            return [self._servers[model, version]]
+        route = self.live.route(alias, source)
+        return [self._servers[target] for target in ((route.model, route.version), *route.shadows)]
 
     def _settle_by_folder(self, wanted: str) -> None:
         """Say what is live where no record does: the version that is asked for, else the newest one."""
@@ -231,8 +251,6 @@ class Serving:
             )
         signed_by = check(found, self._trusted, required=bool(self._config.trusted_keys))
         log.info("model %s@%s: %s", *target, f"signed by {signed_by}" if signed_by else "not signed")
-        if not isinstance(found.manifest.input, ImageInput):
-            raise RegistryError("it takes no pictures: set input.kind in its model.toml")
         return found
 
     def _bind(self, version: ModelVersion) -> Binding:
