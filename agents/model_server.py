@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -40,6 +41,10 @@ Fitted: TypeAlias = tuple[NDArray[Any], Geometry | None]
 
 #: Items that wait at the most, as batches of the largest size: the decoded pictures take memory.
 QUEUED_BATCHES = 3
+
+
+#: Batches of inputs and of outputs up to this size are handled on the loop: a thread takes longer to wake.
+INLINE_BYTES = 32 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,7 @@ class ModelServer:
         self._binding = binding
         self._pool = pool
         self._threads = threads
+        self._row_bytes = math.prod(binding.shape) * np.dtype(binding.dtype).itemsize
         self._task = task_of(version.manifest, version.labels)
         limits = version.manifest.limits
         self.batcher: MicroBatcher[Request] = MicroBatcher(
@@ -202,7 +208,8 @@ class ModelServer:
                 if due is not None and self._free()[0] > 0:
                     wait_s = max(0.0, due - time.monotonic())
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), wait_s)
+                    async with asyncio.timeout(wait_s):  # wait_for makes a task of it
+                        await self._news.wait()
         finally:
             for task in self._running:
                 task.cancel()
@@ -231,7 +238,10 @@ class ModelServer:
             self._seconds["queue"].inc(max(0.0, taken - item.payload.offered_s))
         try:
             try:
-                inputs = await loop.run_in_executor(self._threads, self._stage, batch)
+                if batch.size * self._row_bytes <= INLINE_BYTES:
+                    inputs = self._stage(batch)
+                else:
+                    inputs = await loop.run_in_executor(self._threads, self._stage, batch)
                 prepared = time.monotonic()
                 future = self._pool.submit(self.key, {self._binding.input: inputs})
             finally:
@@ -239,7 +249,10 @@ class ModelServer:
                 self._news.set()
             answer = await asyncio.wrap_future(future)
             computed = time.monotonic()
-            answers = await loop.run_in_executor(self._threads, self._read, answer, batch)
+            if sum(array.nbytes for array in answer.outputs.values()) <= INLINE_BYTES:
+                answers = self._read(answer, batch)
+            else:
+                answers = await loop.run_in_executor(self._threads, self._read, answer, batch)
         except EngineError as error:
             self._fail(batch, str(error))
             return

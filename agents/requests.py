@@ -189,13 +189,13 @@ class InputReader:
                 ]
             if payload.content_type == READINGS and isinstance(first, SeriesPreprocessor):
                 reason = "bad_window"
-                readings = msgspec.json.decode(payload.data, type=list[Any])
+                readings = _readings(payload.data)
                 return [
                     (one.fit(readings), None) for one in preprocessors if isinstance(one, SeriesPreprocessor)
                 ]
             if payload.content_type not in (TENSOR, READINGS) and isinstance(first, Preprocessor):
                 return self._fit_picture(request, preprocessors)
-        except (ModelError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except ModelError as error:
             raise BadRecord(reason, str(error)) from error
         wanted = _KINDS.get(type(first), f"a list of readings ({READINGS})")
         raise BadRecord("wrong_input", f"{request.model} takes no {payload.content_type}: send {wanted}")
@@ -259,31 +259,27 @@ class RequestStream:
         self, share: RequestPartition, chunk: Chunk, i: int, entry: InferenceRequest | RefusedRequest
     ) -> Done:
         """Answer a request, or say why there is no answer."""
+        there = await share.partition.emitter.producer.partitions_for(self._config.results_topic)
+        reply = entry.reply if entry.reply in there else chunk.partition
         if isinstance(entry, RefusedRequest):
-            done = Done(_failed(entry.id, entry.message), entry.reply, entry.message)
+            done = Done(_failed(entry.id, entry.message), reply, entry.message)
         else:
             try:
-                await self._check_reply(share, entry)
-                done = Done(await self._answer(share, entry), entry.reply)
+                if reply != entry.reply:
+                    detail = f"there is no partition {entry.reply}: send one below {len(there)}, or none"
+                    raise BadRecord("bad_reply_partition", detail)
+                done = Done(await self._answer(share, entry), reply)
             except BadRecord as error:
                 refused = rejected_message(chunk, i, error)
-                reply = chunk.partition if error.reason == "bad_reply_partition" else entry.reply
                 done = Done(_failed(entry.id, refused), reply, refused)
-        if done.result is not None:
-            latency_ms = round(time.time() * 1000 - chunk.timestamps_ms[i], 3)
-            done = done._replace(result=msgspec.structs.replace(done.result, latency_ms=latency_ms))
-            if not self._exactly_once and not share.partition.broken:
-                await self._send(share, done.reply, [done])
-        return done
-
-    async def _check_reply(self, share: RequestPartition, request: InferenceRequest) -> None:
-        topic = self._config.results_topic
-        there = await share.partition.emitter.producer.partitions_for(topic)
-        if request.reply not in there:
-            raise BadRecord(
-                "bad_reply_partition",
-                f"{topic} has no partition {request.reply}: send one below {len(there)}, or none",
-            )
+        if done.result is None:
+            return done
+        latency_ms = round(time.time() * 1000 - chunk.timestamps_ms[i], 3)
+        result = msgspec.structs.replace(done.result, latency_ms=latency_ms)
+        if not self._exactly_once and not share.partition.broken:
+            key, value = result.id.encode(), encode_result(result)
+            await share.partition.emitter.emit_one(self._config.results_topic, done.reply, key, value)
+        return done._replace(result=result)
 
     async def _answer(self, share: RequestPartition, request: InferenceRequest) -> InferenceResult:
         try:
@@ -438,6 +434,13 @@ def make_request_agent(
                 raise
 
     return answer
+
+
+def _readings(data: bytes) -> list[Any]:
+    try:
+        return msgspec.json.decode(data, type=list[Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BadRecord("bad_window", f"no JSON list ({error}): send readings, oldest first") from error
 
 
 def _failed(identity: str | None, refused: Rejected) -> InferenceResult | None:

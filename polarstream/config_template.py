@@ -104,7 +104,7 @@ TEMPLATE: Final = """\
 # models = ["animals"]
 # partitions = 4
 # results_partitions = 8
-# linger_ms = 0.0
+# linger_ms = 2.0
 # max_timeout_s = 300.0
 # max_pixels = 40000000
 

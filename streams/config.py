@@ -366,7 +366,7 @@ class RequestsConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, f
     #: A client reads one of them, and so the answers of others that have the same.
     results_partitions: Annotated[int, Meta(ge=1, le=10_000)] = 8
     #: How long requests that trickle in are gathered.
-    linger_ms: Annotated[float, Meta(ge=0, le=1000)] = 0.0
+    linger_ms: Annotated[float, Meta(ge=0, le=1000)] = 2.0
     #: A request without a deadline, or with a later one, expires after so long.
     max_timeout_s: Positive = 300.0
     #: A larger picture is refused, whatever its file's size.

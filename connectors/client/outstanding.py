@@ -16,11 +16,13 @@ class Ask:
 
     Attributes:
         model: that is asked.
+        partition: of the topic of requests, where a cancellation must go, too.
         deadline_s: on the caller's clock.
         future: gets the result, or why it could not be sent.
     """
 
     model: str
+    partition: int
     deadline_s: float
     future: asyncio.Future[InferenceResult]
 

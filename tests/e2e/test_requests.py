@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from connectors.client import InferenceClient, RequestFailed, SyncInferenceClient, raw_picture
 from streams.config import KafkaConfig
@@ -84,6 +84,14 @@ class Node:
 
         config = load(self.cli.folder / "polarstream.toml", {})
         await lay_out(self.kafka, config.app_id, config.inputs, config.topics)
+
+    async def send(self, key: bytes | None, value: bytes, **headers: bytes) -> None:
+        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap)
+        await producer.start()
+        try:
+            await producer.send_and_wait(self.topics[0], value, key=key, headers=list(headers.items()))
+        finally:
+            await producer.stop()
 
     async def read(self, topic: str, count: int, quiet_s: float = 0, timeout_s: float = 30) -> list[Any]:
         """The first committed messages of a topic, and what comes in `quiet_s` after them."""
@@ -164,9 +172,16 @@ async def test_requests_of_all_kinds_are_answered_and_bad_ones_say_why(make_node
         for one, result in zip(vectors, results, strict=True):
             np.testing.assert_array_equal(result.arrays()["y"], 2 * one)
         assert max(result.batch for result in results) > 1
-    dead = await node.read("dead", len(bad))
-    reasons = collections.Counter(dict(message.headers)["ps-error"].decode() for message in dead)
-    assert reasons == collections.Counter(reason for _, _, reason in bad)
+    # what no client of ours would send
+    await node.send(b"far", picture("red"), model=b"colours", **{"reply-partition": b"99"})
+    await node.send(b"nameless", b"x", **{"reply-partition": b"99"})
+    await node.send(None, b"x", model=b"double@1")
+    reasons = ["bad_reply_partition", "no_model", "no_request_id"]
+    dead = await node.read("dead", len(bad) + 3)
+    found = collections.Counter(dict(message.headers)["ps-error"].decode() for message in dead)
+    assert found == collections.Counter([*(reason for _, _, reason in bad), *reasons])
+    told = {message.key: msgspec.json.decode(message.value) for message in await node.read("results", 315)}
+    assert [told[key]["error"]["reason"] for key in (b"far", b"nameless")] == reasons[:2]
     assert {message.value for message in dead} >= {picture("red")[:300], picture("red")}
 
     def in_threads() -> str:
