@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from agents.model_server import ModelServer, Request, Result
+from agents.model_server import Fitted, ModelServer, Request, Result
 from gpu_inference.models.cache import ResultCache, Signature
 from gpu_inference.models.plan import Plan
 from gpu_inference.serving.batcher import Policy
@@ -23,8 +23,6 @@ from streams import metrics
 if TYPE_CHECKING:
     from agents.serving import Serving
     from gpu_inference.tasks.geometry import Geometry
-
-    Fitted = tuple[Any, Geometry]
 
 #: Shadows wait behind everything else.
 SHADOW_PRIORITY = -100
@@ -139,7 +137,7 @@ class Answering:
         self,
         server: ModelServer,
         pixels: Any,
-        geometry: Geometry,
+        geometry: Geometry | None,
         source: str,
         created_s: float,
         shadow: bool = False,

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from agents.answering import Answering
-from agents.model_server import Result
+from agents.answering import Answering, Planned
+from agents.model_server import Fitted, Result
 from agents.pictures import PictureDecoder
 from agents.publishers import Output, PublisherBook
-from gpu_inference.errors import ModelError
 from gpu_inference.models.cache import ResultCache, Signature, digest_of, signature_of
 from gpu_inference.serving.batcher import Policy
+from gpu_inference.tasks.preprocessing import Preprocessor
 from streams import metrics
 from streams.errors import BadRecord
 from streams.frames import Frame, FrameBatch, rejected_message
@@ -32,13 +32,9 @@ from streams.state import BlobState
 
 if TYPE_CHECKING:
     from agents.serving import Serving
-    from gpu_inference.tasks.geometry import Geometry
-    from gpu_inference.tasks.preprocessing import Preprocessor
     from streams.app import StreamApp
     from streams.checkpoint import Changes, InputPartition
     from streams.config import FrameStreamConfig, TopicsConfig
-
-    Fitted = tuple[np.ndarray[Any, Any], Geometry]
 
 #: Chunks of a partition that may be under way; a chunk of frames is about a megabyte.
 MAX_CHUNKS = 16
@@ -125,7 +121,12 @@ class FrameStream:
                 if known is not None:
                     _settle(result, known)
                     continue
-            preprocessors = [server.preprocessor for server in planned.servers()]
+            preprocessors = _of_pictures(planned)
+            if preprocessors is None:
+                planned.release()
+                why = f"model {self._config.model} takes no pictures: promote one that does"
+                _settle(result, BadRecord("wrong_input", why))
+                continue
             signed = self._answering.cache is not None and planned.plan.kind == "single"
             decoded = loop.run_in_executor(self._serving.threads, self._decode, frame, preprocessors, signed)
             coming.append((frame, result, planned, digest, decoded))
@@ -145,17 +146,9 @@ class FrameStream:
     ) -> tuple[list[Fitted], Signature | None]:
         """Decode a frame once and fit it to each model's input, on a thread."""
         started = time.perf_counter()
-
-        def enough(source: tuple[int, int]) -> tuple[int, int]:
-            heights, widths = zip(*(one.decode_size(source) for one in preprocessors), strict=True)
-            return max(heights), max(widths)
-
         try:
-            picture = self._decoder.decode(frame, enough)
-            fitted = [one.fit(picture.pixels, picture.source) for one in preprocessors]
+            fitted = self._decoder.fit(frame, preprocessors)
             return fitted, signature_of(fitted[0][0]) if signed else None
-        except ModelError as error:
-            raise BadRecord("bad_image", str(error)) from error
         finally:
             self._decode_s.inc(time.perf_counter() - started)
 
@@ -301,6 +294,20 @@ def make_infer_agent(
 def _hand_on(future: asyncio.Future[Any], answer: asyncio.Future[Result]) -> None:
     if not answer.cancelled():
         _settle(future, answer.result())
+
+
+def _of_pictures(planned: Planned) -> list[Preprocessor] | None:
+    """What fits a picture to each server's input; who looks on and takes something else is let go.
+
+    Returns:
+        None where one that answers takes no pictures.
+    """
+    others = [one for one in planned.shadows if not isinstance(one[1].preprocessor, Preprocessor)]
+    planned.release([server for _, server in others])
+    planned.shadows = [one for one in planned.shadows if one not in others]
+    found = [server.preprocessor for server in planned.servers()]
+    fit = [one for one in found if isinstance(one, Preprocessor)]
+    return fit if len(fit) == len(found) else None
 
 
 def _settle(future: asyncio.Future[Any], value: Any) -> None:

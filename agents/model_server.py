@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,10 @@ from numpy.typing import NDArray
 from gpu_inference.errors import EngineError
 from gpu_inference.models import manifest as manifests
 from gpu_inference.models.binding import Binding
-from gpu_inference.models.manifest import ImageInput
+from gpu_inference.models.manifest import ImageInput, Manifest, SeriesInput, TensorInput
 from gpu_inference.serving.batcher import Batch, Dropped, Item, Limits, MicroBatcher, Policy, Reason
+from gpu_inference.tasks.geometry import Geometry
+from gpu_inference.tasks.numbers import SeriesPreprocessor, TensorPreprocessor
 from gpu_inference.tasks.preprocessing import Preprocessor
 from gpu_inference.tasks.task import task_of
 from streams import metrics
@@ -30,10 +33,18 @@ if TYPE_CHECKING:
     from gpu_inference.models.folder import ModelVersion
     from gpu_inference.serving.pool import DevicePool
     from gpu_inference.serving.slot import Answer
-    from gpu_inference.tasks.geometry import Geometry
+
+#: Of pictures, tensors and windows of readings: `fit` and `fill` for each.
+AnyPreprocessor: TypeAlias = Preprocessor | TensorPreprocessor | SeriesPreprocessor
+#: What `fit` gave, and of a picture where it came from.
+Fitted: TypeAlias = tuple[NDArray[Any], Geometry | None]
 
 #: Items that wait at the most, as batches of the largest size: the decoded pictures take memory.
 QUEUED_BATCHES = 3
+
+
+#: Batches of inputs and of outputs up to this size are handled on the loop: a thread takes longer to wake.
+INLINE_BYTES = 32 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +52,14 @@ class Request:
     """What one item is, and who waits for it.
 
     Attributes:
-        pixels: what `Preprocessor.fit` gave.
-        geometry: likewise.
+        fitted: what the preprocessor's `fit` gave.
+        geometry: of a picture, likewise.
         offered_s: when it came here, on the monotonic clock.
         done: gets the result, on the loop.
     """
 
-    pixels: NDArray[np.uint8]
-    geometry: Geometry
+    fitted: NDArray[Any]
+    geometry: Geometry | None
     offered_s: float
     done: Callable[[Result], None]
 
@@ -66,7 +77,7 @@ class Result:
         batch: items in its batch.
         failovers: devices that failed its batch before.
         late: whether the answer comes after the frame's deadline.
-        seconds: of the device, this item's part of its batch.
+        seconds: that the device took over the batch.
     """
 
     who: Mapping[str, str]
@@ -84,7 +95,7 @@ class ModelServer:
     """Serves one version. All methods belong to the event loop.
 
     Args:
-        version: of the model, whose input is pictures.
+        version: of the model.
         binding: how it is fed.
         pool: where it is open under `key`.
         threads: prepare batches and read answers.
@@ -94,13 +105,13 @@ class ModelServer:
     def __init__(
         self, version: ModelVersion, binding: Binding, pool: DevicePool, threads: Executor, pad: bool
     ) -> None:
-        assert isinstance(version.manifest.input, ImageInput)
         self.version = version
         self.key = key_of(version)
-        self.preprocessor = Preprocessor(version.manifest.input, manifests.fit_of(version.manifest))
+        self.preprocessor = _preprocessor(version.manifest)
         self._binding = binding
         self._pool = pool
         self._threads = threads
+        self._row_bytes = math.prod(binding.shape) * np.dtype(binding.dtype).itemsize
         self._task = task_of(version.manifest, version.labels)
         limits = version.manifest.limits
         self.batcher: MicroBatcher[Request] = MicroBatcher(
@@ -176,9 +187,9 @@ class ModelServer:
         self._drop(self.batcher.offer(item, time.monotonic()))
         self._news.set()
 
-    def revoke(self, unwanted: Callable[[Request], bool]) -> None:
-        """Take back waiting items that another worker will answer; their `done` is not called."""
-        self.batcher.revoke(lambda item: unwanted(item.payload))
+    def revoke(self, request: Request) -> None:
+        """Take an item back that nobody waits for any more; one that runs already goes on."""
+        self._drop(self.batcher.revoke(lambda item: item.payload is request))
         self.wake()
 
     def wake(self) -> None:
@@ -197,7 +208,8 @@ class ModelServer:
                 if due is not None and self._free()[0] > 0:
                     wait_s = max(0.0, due - time.monotonic())
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), wait_s)
+                    async with asyncio.timeout(wait_s):  # wait_for makes a task of it
+                        await self._news.wait()
         finally:
             for task in self._running:
                 task.cancel()
@@ -226,7 +238,10 @@ class ModelServer:
             self._seconds["queue"].inc(max(0.0, taken - item.payload.offered_s))
         try:
             try:
-                inputs = await loop.run_in_executor(self._threads, self._stage, batch)
+                if batch.size * self._row_bytes <= INLINE_BYTES:
+                    inputs = self._stage(batch)
+                else:
+                    inputs = await loop.run_in_executor(self._threads, self._stage, batch)
                 prepared = time.monotonic()
                 future = self._pool.submit(self.key, {self._binding.input: inputs})
             finally:
@@ -234,7 +249,10 @@ class ModelServer:
                 self._news.set()
             answer = await asyncio.wrap_future(future)
             computed = time.monotonic()
-            answers = await loop.run_in_executor(self._threads, self._read, answer, batch)
+            if sum(array.nbytes for array in answer.outputs.values()) <= INLINE_BYTES:
+                answers = self._read(answer, batch)
+            else:
+                answers = await loop.run_in_executor(self._threads, self._read, answer, batch)
         except EngineError as error:
             self._fail(batch, str(error))
             return
@@ -252,8 +270,8 @@ class ModelServer:
                     device=answer.device,
                     batch=len(batch.items),
                     failovers=answer.failovers,
-                    seconds=answer.seconds / len(batch.items),
                     late=bool(late) and self.batcher.is_late(item, now),
+                    seconds=answer.seconds,
                 )
             )
         self._news.set()
@@ -262,7 +280,7 @@ class ModelServer:
         """Make the batch's input, on a thread."""
         rows = np.empty((self._binding.fixed_batch or batch.size, *self._binding.shape), self._binding.dtype)
         for row, item in zip(rows, batch.items, strict=False):
-            self.preprocessor.fill(item.payload.pixels, row)
+            self.preprocessor.fill(item.payload.fitted, row)
         rows[len(batch.items) :] = 0
         return rows
 
@@ -279,6 +297,16 @@ class ModelServer:
     def _drop(self, dropped: list[Dropped[Request]]) -> None:
         for one in dropped:
             one.item.payload.done(Result(who=self.who, dropped=one.reason))
+
+
+def _preprocessor(manifest: Manifest) -> AnyPreprocessor:
+    match manifest.input:
+        case ImageInput() as picture:
+            return Preprocessor(picture, manifests.fit_of(manifest))
+        case SeriesInput() as series:
+            return SeriesPreprocessor(series)
+        case TensorInput() as tensor:
+            return TensorPreprocessor(tensor)
 
 
 def key_of(version: ModelVersion) -> str:

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from gpu_inference.errors import ModelError
 from streams.errors import BadRecord, MissingExtra
 from streams.frames import JPEG, RAW
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
+    from agents.model_server import Fitted
+    from gpu_inference.tasks.preprocessing import Preprocessor
     from streams.frames import Frame
 
     #: The smallest (height, width) that will do, for a source of (height, width).
@@ -60,6 +63,23 @@ class PictureDecoder:
         except ImportError:  # Pillow decodes JPEGs, too, in more time
             return
         self._simplejpeg = simplejpeg
+
+    def fit(self, frame: Frame, preprocessors: Sequence[Preprocessor]) -> list[Fitted]:
+        """Decode a frame once and fit it to each model's input.
+
+        Raises:
+            BadRecord: it is no picture, damaged, or too large.
+        """
+
+        def enough(source: tuple[int, int]) -> tuple[int, int]:
+            heights, widths = zip(*(one.decode_size(source) for one in preprocessors), strict=True)
+            return max(heights), max(widths)
+
+        picture = self.decode(frame, enough)
+        try:
+            return [one.fit(picture.pixels, picture.source) for one in preprocessors]
+        except ModelError as error:
+            raise BadRecord("bad_image", str(error)) from error
 
     def decode(self, frame: Frame, enough: Enough) -> Picture:
         """Decode one frame.

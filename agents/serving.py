@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import gpu_inference
 from agents.answering import Planned
@@ -26,12 +26,12 @@ from gpu_inference.models.binding import Binding, bind
 from gpu_inference.models.comparison import Comparison, Rules
 from gpu_inference.models.folder import ModelFolder, ModelVersion
 from gpu_inference.models.live import Action, LiveModels, Target
-from gpu_inference.models.manifest import ImageInput
-from gpu_inference.models.plan import plan
+from gpu_inference.models.plan import Plan, plan
 from gpu_inference.models.records import AliasRecord, ModelRecord, Share, VersionRecord
 from gpu_inference.models.signature import TrustedKeys, check
 from gpu_inference.serving.health import State
 from gpu_inference.serving.pool import DevicePool
+from gpu_inference.tasks.preprocessing import Preprocessor
 from streams import metrics
 from streams.errors import BadRecord, Stop
 
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("polarstream.serving")
 
+Found = TypeVar("Found")
+
 #: How long a model may take to be opened and measured on all devices, in seconds: kernels are compiled.
 OPEN_S: Final = 900.0
 #: How often a stream whose model is not live says so, in seconds.
 SAY_S: Final = 10.0
-#: The gauges of a trial are set once in so many frames.
-TRIAL_EVERY: Final = 20
 
 
 class Serving:
@@ -94,15 +94,18 @@ class Serving:
         self._perform(actions)
         return (key or b"").decode().partition("/")[0]
 
-    async def start(self, wanted: Iterable[str]) -> None:
-        """Wait until the models that streams ask for answer; what no record says is settled by the folder.
+    async def start(self, wanted: Iterable[str], others: Iterable[str] = ()) -> None:
+        """Wait until the models that are asked for answer; what no record says is settled by the folder.
 
         Args:
-            wanted: `name` of a model or an alias, or `name@version`.
+            wanted: by streams of frames: `name` of a model or an alias, or `name@version`.
+            others: likewise, by requests.
 
         Raises:
-            Stop: there is no such model, or no device can run it.
+            Stop: there is no such model, it takes no pictures for `wanted`, or no device can run it.
         """
+        frames = list(wanted)
+        wanted = [*frames, *others]
         for name in dict.fromkeys(wanted):
             try:
                 await asyncio.to_thread(self._settle_by_folder, name)
@@ -110,16 +113,20 @@ class Serving:
                 raise Stop(f"model '{name}': {error}") from error
         self._perform(self.live.refresh())
         for name in wanted:
-            route_name = _route_name(name)
-            while True:
-                self._changed.clear()
-                try:
-                    plan(self.live, route_name, "")
-                    break
-                except ModelNotReady as error:
-                    if not any(phase in ("loading", "warming") for phase in self.live.phases.values()):
-                        raise Stop(f"model '{name}' can't be served: {error}") from error
-                await self._changed.wait()
+            found = await self._when_started(name)
+            servers = [self._servers[route.model, route.version] for route in found.routes.values()]
+            if name in frames and not all(isinstance(one.preprocessor, Preprocessor) for one in servers):
+                raise Stop(f"model '{name}' takes no pictures: set input.kind in its model.toml")
+
+    async def _when_started(self, name: str) -> Plan:
+        while True:
+            self._changed.clear()
+            try:
+                return plan(self.live, _route_name(name), "")
+            except ModelNotReady as error:
+                if not any(phase in ("loading", "warming") for phase in self.live.phases.values()):
+                    raise Stop(f"model '{name}' can't be served: {error}") from error
+            await self._changed.wait()
 
     async def plan(self, name: str, source: str) -> Planned:
         """What runs for a picture; every server of it is held.
@@ -130,23 +137,48 @@ class Serving:
             name: as the stream has it.
             source: the camera.
         """
+
+        def find() -> Planned:
+            found = plan(self.live, _route_name(name), source)
+            members = {member: self._servers[r.model, r.version] for member, r in found.routes.items()}
+            shadows = [(m, self._servers[target]) for m, r in found.routes.items() for target in r.shadows]
+            return Planned(name, found, members, shadows)
+
+        planned = await self._when_live(find, patient=True)
+        for server in planned.servers():
+            server.hold()
+        return planned
+
+    async def route(self, name: str, source: str, patient: bool = True) -> list[ModelServer]:
+        """Who looks at an input: the version that answers, then those that only see it. Each is held.
+
+        Args:
+            name: of a model or an alias, or `name@version`.
+            source: of the input.
+            patient: wait for a model that isn't live, too, and not only for one that is being loaded.
+
+        Raises:
+            UnknownModel: the model isn't live, and `patient` is false.
+        """
+        servers = await self._when_live(lambda: self._servers_of(name, source), patient)
+        for server in servers:
+            server.hold()
+        return servers
+
+    async def _when_live(self, find: Callable[[], Found], patient: bool) -> Found:
+        """Wait until what is asked for is live. What was found may go with the next await: hold it."""
         said = 0.0
         while True:
             self._changed.clear()
             try:
-                found = plan(self.live, _route_name(name), source)
+                return find()
             except (UnknownModel, ModelNotReady) as error:
+                if isinstance(error, UnknownModel) and not patient:
+                    raise
                 if time.monotonic() - said > SAY_S:
-                    log.warning("frames wait: %s", error)
+                    log.warning("inputs wait: %s", error)
                     said = time.monotonic()
-                await self._changed.wait()
-                continue
-            members = {member: self._servers[r.model, r.version] for member, r in found.routes.items()}
-            shadows = [(m, self._servers[target]) for m, r in found.routes.items() for target in r.shadows]
-            planned = Planned(name, found, members, shadows)
-            for server in planned.servers():
-                server.hold()
-            return planned
+            await self._changed.wait()
 
     def compare(
         self, name: str, live: ModelServer, answer: Result, trial: ModelServer, looked: Result
@@ -166,13 +198,27 @@ class Serving:
         comparison = self._trials[key]
         theirs = looked.answer if looked.answer is not None else {"error": looked.error}
         if answer.answer is not None:
-            comparison.add(answer.answer, theirs, answer.seconds, looked.seconds)
-        if comparison.sums.samples % TRIAL_EVERY == 1:
-            report = comparison.report()
-            who = (trial.version.name, trial.version.version)
-            metrics.TRIAL_SAMPLES.labels(*who).set(report.samples)
-            metrics.TRIAL_AGREEMENT.labels(*who).set(report.agreement)
-            metrics.TRIAL_LATENCY_RATIO.labels(*who).set(report.latency_ratio or 0.0)
+            comparison.add(
+                answer.answer,
+                theirs,
+                answer.seconds / max(1, answer.batch),
+                looked.seconds / max(1, looked.batch),
+            )
+        report = comparison.report()
+        who = (trial.version.name, trial.version.version)
+        metrics.TRIAL_SAMPLES.labels(*who).set(report.samples)
+        metrics.TRIAL_AGREEMENT.labels(*who).set(report.agreement)
+        metrics.TRIAL_LATENCY_RATIO.labels(*who).set(report.latency_ratio or 0.0)
+
+    def _servers_of(self, name: str, source: str) -> list[ModelServer]:
+        model, _, version = name.partition("@")
+        alias = _route_name(name)
+        if version and alias not in self.live.aliases:
+            if self.live.phases.get((model, version)) != "ready":
+                raise UnknownModel(f"{name} is not live: promote it, or ask for {model}")
+            return [self._servers[model, version]]
+        route = self.live.route(alias, source)
+        return [self._servers[target] for target in ((route.model, route.version), *route.shadows)]
 
     def _settle_by_folder(self, wanted: str) -> None:
         """Say what is live where no record does: the version that is asked for, else the newest one."""
@@ -267,8 +313,6 @@ class Serving:
             )
         signed_by = check(found, self._trusted, required=bool(self._config.trusted_keys))
         log.info("model %s@%s: %s", *target, f"signed by {signed_by}" if signed_by else "not signed")
-        if not isinstance(found.manifest.input, ImageInput):
-            raise RegistryError("it takes no pictures: set input.kind in its model.toml")
         return found
 
     def _bind(self, version: ModelVersion) -> Binding:

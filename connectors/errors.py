@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from streams.errors import PolarstreamError, UsageError
+from streams.errors import PolarstreamError, RetryLater, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,3 +28,21 @@ class BadInput(PolarstreamError):
     """A file or stream of a user holds something that cannot be sent."""
 
     exit_code: ClassVar[int] = 65
+
+
+class NoAnswer(RetryLater):
+    """No answer to a request came in time."""
+
+
+class RequestFailed(BadInput):
+    """A request has an error for an answer.
+
+    Args:
+        reason: a word of those of dead letters.
+        detail: what is wrong, and what to do.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason = reason
+        self.detail = detail
+        super().__init__(f"{reason}: {detail}")

@@ -23,6 +23,7 @@ from streams.config import (
     FrameStreamConfig,
     InferenceConfig,
     KafkaConfig,
+    RequestsConfig,
     StreamConfig,
     TopicsConfig,
     WorkerConfig,
@@ -69,12 +70,13 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tr
     streams: list[StreamConfig]
     #: Streams of camera frames.
     frames: list[FrameStreamConfig] = []
+    requests: RequestsConfig = RequestsConfig()
     inference: InferenceConfig = InferenceConfig()
 
     @property
-    def inputs(self) -> list[StreamConfig | FrameStreamConfig]:
-        """All streams that a worker reads."""
-        return [*self.streams, *self.frames]
+    def inputs(self) -> list[StreamConfig | FrameStreamConfig | RequestsConfig]:
+        """All that a worker reads."""
+        return [*self.streams, *self.frames, *([self.requests] if self.requests.enabled else [])]
 
     @property
     def models_dir(self) -> Path:
@@ -126,7 +128,7 @@ def parse(raw: Mapping[str, Any], env: Mapping[str, str] | None = None) -> Confi
     created: dict[str, str] = {}
     tree = _copy(raw)
     # the demo streams only for who configures no streams: a kafka section alone still shows something
-    tree.setdefault("streams", [] if tree.get("frames") else _copy(DEMO_STREAMS))
+    tree.setdefault("streams", [] if tree.get("frames") or "requests" in tree else _copy(DEMO_STREAMS))
     _override(tree, env, origins, created, faults)
     tree.setdefault("data_dir", str(default_data_dir(env)))
 

@@ -17,6 +17,7 @@ from streams.config import (
     JoinConfig,
     KafkaConfig,
     LimitConfig,
+    RequestsConfig,
     StreamConfig,
     ThresholdConfig,
     WorkerConfig,
@@ -69,9 +70,23 @@ def check_config(config: Config, bad_paths: frozenset[str], note: Note) -> None:
             _check_names(frames, f"frames[{i}]", names, taken, note)
             if not _MODEL.fullmatch(frames.model):
                 note(f"frames[{i}].model", f"'{frames.model}' is no model: write name or name@version")
+    if config.requests.enabled:
+        _check_requests(config.requests, names, taken, note)
     for i, key in enumerate(config.inference.trusted_keys):
         if key is not BAD and not Path(key).is_file():
             note(f"inference.trusted_keys[{i}]", f"there is no file '{key}': name a readable PEM file")
+
+
+def _check_requests(
+    requests: RequestsConfig, names: dict[str, str], taken: dict[str, str], note: Note
+) -> None:
+    if requests.name in names:
+        note(f"{names[requests.name]}.name", f"'{requests.name}' is the name of [requests]: use another one")
+    for setting in ("topic", "results_topic"):
+        _check_topic(getattr(requests, setting), f"requests.{setting}", taken, note)
+    for i, model in enumerate(requests.models):
+        if model is not BAD and not _MODEL.fullmatch(model):
+            note(f"requests.models[{i}]", f"'{model}' is no model: write name or name@version")
 
 
 def _check_servers(kafka: KafkaConfig, note: Note) -> None:

@@ -95,6 +95,19 @@ TEMPLATE: Final = """\
 # Files of public keys: with any, models that none of them signed are refused.
 # trusted_keys = []
 
+[requests]
+# Models asked by message: polarstream submit, connectors.client (docs/inference.md).
+# enabled = true
+# topic = "inference.requests"
+# results_topic = "inference.results"
+# Opened at the start; others answer once they are promoted.
+# models = ["animals"]
+# partitions = 4
+# results_partitions = 8
+# linger_ms = 2.0
+# max_timeout_s = 300.0
+# max_pixels = 40000000
+
 # One [[streams]] for each topic of readings. A reading is a JSON object such as
 #   {"sensor_id": "boiler-7", "ts": 1737500000.123, "temperature": 21.4, "humidity": 40.2}
 [[streams]]

@@ -117,7 +117,7 @@ class Built(NamedTuple):
     Attributes:
         app: the application.
         followers: of compacted topics, whose records so far are read.
-        serving: the models, where there are streams of frames.
+        serving: the models, where there are streams of frames or requests.
     """
 
     app: StreamApp
@@ -146,14 +146,15 @@ async def build_app(config: Config, kafka: KafkaConfig, instance_id: str) -> Bui
     control = ControlFollower(kafka, config.topics)
     await control.read_all()
     serving, models = None, None
-    if config.frames:
+    if config.frames or config.requests.enabled:
         # before the group is joined: kernels may have to be built
         from agents.serving import Serving
 
         serving = Serving(config.inference, config.models_dir)
         models = CompactedFollower(kafka, config.topics, config.topics.models, serving.apply)
         await models.read_all()
-        await serving.start([stream.model for stream in config.frames])
+        asked = config.requests.models if config.requests.enabled else []
+        await serving.start([stream.model for stream in config.frames], asked)
     for stream in config.streams:
         table = app.changelog_table(state_table(stream), inputs[stream.topic])
         topic = app.reading_topic(stream, table)
@@ -172,6 +173,12 @@ async def build_app(config: Config, kafka: KafkaConfig, instance_id: str) -> Bui
                 config.topics,
                 serving,
             )
+    if serving is not None and config.requests.enabled:
+        from agents.requests import make_request_agent
+
+        table = app.changelog_table(state_table(config.requests), inputs[config.requests.topic])
+        topic = app.request_topic(config.requests, table)
+        make_request_agent(app, topic, config.requests, config.topics, serving)
     return Built(app, [follower for follower in (control, models) if follower is not None], serving)
 
 

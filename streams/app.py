@@ -17,7 +17,7 @@ from streams import metrics
 from streams.changelog import ChangelogTable
 from streams.checkpoint import Checkpointer, InputPartition
 from streams.chunk_fetcher import ChunkLimits
-from streams.config import FrameStreamConfig, KafkaConfig, StreamConfig, WorkerConfig
+from streams.config import FrameStreamConfig, KafkaConfig, RequestsConfig, StreamConfig, WorkerConfig
 from streams.emitter import (
     MAX_IN_FLIGHT_BYTES,
     MAX_STATE_IN_FLIGHT_BYTES,
@@ -29,7 +29,8 @@ from streams.emitter import (
 from streams.frames import FrameBatch
 from streams.kafka import client_options
 from streams.records import ReadingBatch
-from streams.topics import FrameTopic, ReadingTopic
+from streams.requests import RequestBatch
+from streams.topics import FrameTopic, ReadingTopic, RequestTopic
 from streams.transport import ChunkTransport
 
 log = logging.getLogger(__name__)
@@ -137,6 +138,13 @@ class StreamApp(faust.App):  # type: ignore[misc]
         self._tables_by_topic[stream.topic] = table
         return FrameTopic(self, stream=stream)
 
+    def request_topic(self, requests: RequestsConfig, table: ChangelogTable) -> RequestTopic:
+        """Declare the topic of requests; the table keeps nothing, as requests leave no state."""
+        self._batch_topics.add(requests.topic)
+        self._tables_by_topic[requests.topic] = table
+        self._limits.linger_by_topic[requests.topic] = requests.linger_ms
+        return RequestTopic(self, requests=requests)
+
     def changelog_table(self, name: str, partitions: int) -> ChangelogTable:
         """Declare a table of state with as many partitions as the input topic."""
         table = ChangelogTable(self, name=name, partitions=partitions)
@@ -218,7 +226,7 @@ class StreamApp(faust.App):  # type: ignore[misc]
             await self._shared_producer.stop()
             self._shared_producer = None
 
-    def input_partition(self, batch: ReadingBatch | FrameBatch) -> InputPartition:
+    def input_partition(self, batch: ReadingBatch | FrameBatch | RequestBatch) -> InputPartition:
         """Find what this worker has of the partition that a batch came from."""
         return self.checkpointer.partitions[TP(batch.topic, batch.partition)]
 

@@ -34,6 +34,7 @@ from streams.emitter import Emitter, TransactionalEmitter
 from streams.errors import RetryLater
 from streams.frames import FrameBatch
 from streams.records import ReadingBatch
+from streams.requests import RequestBatch
 
 Changes = list[tuple[bytes, bytes]]
 
@@ -95,7 +96,7 @@ class InputPartition:
         return min(known) if known and len(known) == len(self._next) else None
 
     @contextlib.asynccontextmanager
-    async def turn(self, agent: str, batch: ReadingBatch | FrameBatch) -> AsyncIterator[None]:
+    async def turn(self, agent: str, batch: ReadingBatch | FrameBatch | RequestBatch) -> AsyncIterator[None]:
         """Hold the lock for one batch of one agent.
 
         A batch that an agent is given again, after a seek, is not refused: agents skip what they have had.

@@ -42,6 +42,9 @@ class ChunkLimits:
         self.max_messages = max_messages
         self.max_bytes = max_bytes
         self.linger_ms = linger_ms
+        #: Topics with a linger of their own. A fetch asks for all partitions of a broker, so the shortest
+        #: one holds for all topics that a worker reads.
+        self.linger_by_topic: dict[str, float] = {}
         #: What a partition may return in one fetch; follows the size of the messages seen.
         self.fetch_bytes = MAX_PARTITION_FETCH_BYTES
 
@@ -196,10 +199,11 @@ class ChunkFetcher(Fetcher):  # type: ignore[misc]
         now = time.monotonic()
         recent = now - self._last_fetch < 0.1
         trickling = recent and 0 < self._fetched_bytes < self.BACKLOG_BYTES
-        if trickling and self.limits.linger_ms:
+        linger_ms = self._linger_ms(assignment)
+        if trickling and linger_ms:
             # the broker gathers: no timer and no wake-up of ours
             self._fetch_min_bytes = self.BACKLOG_BYTES
-            self._fetch_max_wait_ms = max(1, round(self.limits.linger_ms))
+            self._fetch_max_wait_ms = max(1, round(linger_ms))
         else:
             self._fetch_min_bytes = 1
             self._fetch_max_wait_ms = IDLE_WAIT_MS
@@ -209,6 +213,12 @@ class ChunkFetcher(Fetcher):  # type: ignore[misc]
             self._fetched_bytes = 0
             self._last_fetch = now
         return actions
+
+    def _linger_ms(self, assignment: Any) -> float:
+        by_topic, linger_ms = self.limits.linger_by_topic, self.limits.linger_ms
+        if not by_topic:
+            return linger_ms
+        return min((by_topic.get(tp.topic, linger_ms) for tp in assignment.tps), default=linger_ms)
 
 
 class ChunkKafkaConsumer(aiokafka.AIOKafkaConsumer):  # type: ignore[misc]

@@ -9,7 +9,7 @@ since `streams` knows no detector: the registry in `anomaly` converts it.
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -385,6 +385,29 @@ class FrameStreamConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     max_pixels: Annotated[int, Meta(ge=1, le=80_000_000)] = 40_000_000
     #: A frame further in the future than this is refused (`future_timestamp`).
     max_clock_skew_s: NonNegative = 300.0
+
+
+class RequestsConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """Models asked by message, and answered by message."""
+
+    #: Names the topic's state and metrics, as a stream's name does.
+    name: ClassVar[str] = "requests"
+
+    enabled: bool = False
+    topic: str = "inference.requests"
+    results_topic: str = "inference.results"
+    #: Models that workers open at the start, `name` or `name@version`; others answer once they are promoted.
+    models: list[str] = []
+    #: Partitions where polarstream creates the topics.
+    partitions: Annotated[int, Meta(ge=1, le=10_000)] = 4
+    #: A client reads one of them, and so the answers of others that have the same.
+    results_partitions: Annotated[int, Meta(ge=1, le=10_000)] = 8
+    #: How long requests that trickle in are gathered.
+    linger_ms: Annotated[float, Meta(ge=0, le=1000)] = 2.0
+    #: A request without a deadline, or with a later one, expires after so long.
+    max_timeout_s: Positive = 300.0
+    #: A larger picture is refused, whatever its file's size.
+    max_pixels: Annotated[int, Meta(ge=1, le=80_000_000)] = 40_000_000
 
 
 class InferenceConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):

@@ -170,6 +170,17 @@ class Emitter:
         if values:
             self._pending += await self._send(self._outputs, topic, partition, keys, values, headers)
 
+    async def emit_one(self, topic: str, partition: int, key: bytes | None, value: bytes) -> None:
+        """Send one output by itself, at least once.
+
+        What comes while a request for the partition is under way leaves in one batch with the next one;
+        what `emit` sends are batches of their own, one after the other.
+        """
+        await self._outputs.wait_for_room()
+        future = await self.producer.send(topic, value, key=key, partition=partition)
+        self._outputs.add(future, len(value))
+        self._pending.append(future)
+
     async def send_state(
         self, topic: str, partition: int, items: Sequence[tuple[bytes, bytes]]
     ) -> list[asyncio.Future[RecordMetadata]]:

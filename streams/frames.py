@@ -151,6 +151,20 @@ def rejected_message(chunk: Chunk, i: int, error: BadRecord) -> Rejected:
     )
 
 
+def picture_type(value: bytes, headers: dict[str, bytes]) -> tuple[str, tuple[int, int, int] | None]:
+    """Tell the content type of a picture, and of raw pixels their shape.
+
+    Args:
+        value: its bytes.
+        headers: `content-type`, which may be missing, and `shape`.
+
+    Raises:
+        BadRecord: it is no picture.
+    """
+    kind = _content_type(value, headers)
+    return kind, _shape(value, headers) if kind == RAW else None
+
+
 def _frame(
     key: bytes | None,
     value: bytes | None,
@@ -162,8 +176,7 @@ def _frame(
     source = _source(key)
     if not value:
         raise BadRecord("empty_value", "the message has no value: send the picture's bytes")
-    kind = _content_type(value, headers)
-    shape = _shape(value, headers) if kind == RAW else None
+    kind, shape = picture_type(value, headers)
     ts = _time(headers.get("ts"), published)
     if ts > latest:
         raise BadRecord(

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from streams.changelog import CHANGELOG_CONFIG
-from streams.config import FrameStreamConfig, KafkaConfig, StreamConfig, TopicsConfig
+from streams.config import FrameStreamConfig, KafkaConfig, RequestsConfig, StreamConfig, TopicsConfig
 from streams.errors import Stop
 from streams.kafka import TopicSpec, client_options, ensure_topics
 
-AnyStream: TypeAlias = StreamConfig | FrameStreamConfig
+AnyStream: TypeAlias = StreamConfig | FrameStreamConfig | RequestsConfig
 
 #: Of the topics of control and models: they are read whole at each start of a worker.
 CONTROL_CONFIG = {"cleanup.policy": "compact", "segment.ms": str(3_600_000)}
@@ -63,6 +63,10 @@ def plan(
     inputs = {stream.topic: present.get(stream.topic, stream.partitions) for stream in streams}
     widest = max(inputs.values(), default=1)
     wanted = dict.fromkeys((topics.predictions, topics.alerts, topics.analytics, topics.dead_letter), widest)
+    for stream in streams:
+        if isinstance(stream, RequestsConfig):
+            # without a partition that a client names, an answer goes to that of its request
+            wanted[stream.results_topic] = max(stream.results_partitions, inputs[stream.topic])
     wanted |= {changelog_topic(app_id, stream): inputs[stream.topic] for stream in streams}
     return Layout(inputs, {name: n for name, n in wanted.items() if present.get(name, 0) < n})
 

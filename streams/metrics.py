@@ -85,6 +85,7 @@ FRAMES_DROPPED = _counter(
     "frames_dropped", "Frames never answered, by the policy of their stream.", ["stream", "reason"]
 )
 FRAMES_LATE = _counter("frames_late", "Frames answered after their deadline.", ["stream"])
+REQUESTS = _counter("requests", "Requests answered.", ["status"])
 DECODE_SECONDS = _counter("decode_seconds", "Time that threads spent on decoding pictures.", ["stream"])
 INFER_SECONDS = _counter(
     "infer_seconds",

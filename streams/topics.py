@@ -1,4 +1,4 @@
-"""Topics whose messages reach agents as chunks, as columns of readings, or as frames."""
+"""Topics whose messages reach agents as chunks, as columns of readings, as frames or as requests."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from faust import Event
 
 from streams import metrics
 from streams.codecs import ReadingCodec
-from streams.config import FrameStreamConfig, StreamConfig
+from streams.config import FrameStreamConfig, RequestsConfig, StreamConfig
 from streams.frames import read_frames
+from streams.requests import read_requests
 
 
 class ChunkTopic(faust.Topic):  # type: ignore[misc]
@@ -70,5 +71,25 @@ class FrameTopic(ChunkTopic):
         """Read the chunk's headers; what is no frame stands in `rejected`."""
         assert self.stream_config is not None
         batch = read_frames(message.value, self.stream_config, time.time())
+        metrics.MESSAGES_IN.labels(batch.stream).inc(len(message.value.values))
+        return Event(self.app, None, batch, message.headers, message)
+
+
+class RequestTopic(ChunkTopic):
+    """A topic of requests that agents read as `streams.requests.RequestBatch`."""
+
+    def __init__(self, app: Any, *, requests: RequestsConfig | None = None, **kwargs: Any) -> None:
+        self.requests = requests
+        if requests is not None:
+            kwargs.setdefault("topics", [requests.topic])
+        super().__init__(app, **kwargs)
+
+    def _clone_args(self) -> dict[str, Any]:
+        return {**super()._clone_args(), "requests": self.requests}
+
+    async def decode(self, message: Any, *, propagate: bool = False) -> Any:
+        """Read the chunk's headers; what is no request stands among the entries as refused."""
+        assert self.requests is not None
+        batch = read_requests(message.value, self.requests)
         metrics.MESSAGES_IN.labels(batch.stream).inc(len(message.value.values))
         return Event(self.app, None, batch, message.headers, message)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_inference.tasks.answers import Answer
+from gpu_inference.tasks.raw import unpack
 
 #: Boxes of one class that overlap by so much are the same object.
 SAME_BOX = 0.5
@@ -40,6 +41,8 @@ def agreement(a: Answer, b: Answer, tolerance: float = 0.05) -> tuple[float, flo
     for kind in ("values", "forecast"):
         if kind in a:
             return _numbers(_flat(a[kind]), _flat(b.get(kind, {})), tolerance)
+    if "outputs" in a:
+        return _numbers(_unpacked(a["outputs"]), _unpacked(b.get("outputs", {})), tolerance)
     return float(a.get("label") == b.get("label")), float(b.get("score", 0)) - float(a.get("score", 0))
 
 
@@ -114,6 +117,10 @@ def _flat(values: dict[str, Any]) -> dict[str, float]:
         else:
             flat[name] = value
     return flat
+
+
+def _unpacked(outputs: dict[str, Any]) -> dict[str, float]:
+    return _flat({name: unpack(one).ravel().tolist() for name, one in outputs.items()})
 
 
 def _numbers(a: dict[str, float], b: dict[str, float], tolerance: float) -> tuple[float, float | None]:

@@ -168,8 +168,12 @@ class Series(_Output, kw_only=True, frozen=True, tag="series"):
     normalised: bool = False
 
 
+class Raw(_Output, kw_only=True, frozen=True, tag="raw"):
+    """Any arrays whose first dimension is the batch, as they are; `names` chooses among them."""
+
+
 Input: TypeAlias = ImageInput | SeriesInput | TensorInput
-Output: TypeAlias = Classification | Detection | Segmentation | Embedding | Regression | Series
+Output: TypeAlias = Classification | Detection | Segmentation | Embedding | Regression | Series | Raw
 
 
 class Limits(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):

@@ -10,6 +10,7 @@ from gpu_inference.models.manifest import (
     Embedding,
     ImageInput,
     Manifest,
+    Raw,
     Regression,
     Segmentation,
     Series,
@@ -18,6 +19,7 @@ from gpu_inference.models.manifest import (
 from gpu_inference.tasks.answers import Task
 from gpu_inference.tasks.classification import ClassificationTask
 from gpu_inference.tasks.embedding import EmbeddingTask
+from gpu_inference.tasks.raw import RawTask
 from gpu_inference.tasks.regression import RegressionTask
 from gpu_inference.tasks.series import SeriesTask
 
@@ -47,4 +49,6 @@ def task_of(manifest: Manifest, labels: Sequence[str] = ()) -> Task:
             return RegressionTask(output)
         case Series() as output, SeriesInput() as series:
             return SeriesTask(output, series)
+        case Raw() as output, _:
+            return RawTask(output)
     raise AssertionError(manifest)  # checked where the manifest is read

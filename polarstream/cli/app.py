@@ -21,6 +21,7 @@ from polarstream.cli import (
     models,
     processes,
     records,
+    submit,
     thresholds,
     topics,
 )
@@ -63,6 +64,7 @@ def _root(
 
 processes.register(app)
 records.register(app)
+submit.register(app)
 backtest.register(app)
 checks.register(app)
 gpu.register(app)

@@ -31,6 +31,7 @@ CASES: dict[str, tuple[str, list[tuple[int, ...]]]] = {
     "packed": ('output = {task = "embedding", encoding = "float16"}', [(12,)]),
     "regression": ('output = {task = "regression", values = ["x", "y"], units = ["m", ""]}', [(2,)]),
     "series": (SERIES + 'output = {task = "series", normalised = true}', [(5, 2)]),
+    "raw": ('output.task = "raw"', [(3, 2), (4,)]),
 }
 COUNT = 5
 GEOMETRIES = [Geometry.fit((20 + i, 30), (16, 16), "letterbox") for i in range(COUNT)]

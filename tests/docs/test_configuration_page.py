@@ -27,6 +27,7 @@ SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "[topics]": settings.TopicsConfig,
     "[worker]": settings.WorkerConfig,
     "[inference]": settings.InferenceConfig,
+    "[requests]": settings.RequestsConfig,
     "[[frames]]": settings.FrameStreamConfig,
     "[[streams]]": settings.StreamConfig,
     "[streams.fields.<name>]": settings.FieldConfig,
@@ -59,6 +60,7 @@ PREFIXES: Final = {
     "[topics]": "POLARSTREAM_TOPICS__",
     "[worker]": "POLARSTREAM_WORKER__",
     "[inference]": "POLARSTREAM_INFERENCE__",
+    "[requests]": "POLARSTREAM_REQUESTS__",
 }
 
 

@@ -29,6 +29,7 @@ SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "[output] task embedding": manifest.Embedding,
     "[output] task regression": manifest.Regression,
     "[output] task series": manifest.Series,
+    "[output] task raw": manifest.Raw,
     "[limits]": manifest.Limits,
     "[meta]": manifest.About,
     "version record": records.VersionRecord,

@@ -16,6 +16,14 @@ from streams.codecs import PredictionEncoder, ReadingCodec, dead_letter, encode_
 from streams.config import FieldConfig, StreamConfig
 from streams.frames import FRAME_REASONS
 from streams.records import Alert, Chunk
+from streams.requests import (
+    REQUEST_REASONS,
+    InferenceResult,
+    Payload,
+    decode_result,
+    encode_result,
+    request_headers,
+)
 from streams.windows import WindowResult
 
 PAGE = (Path(__file__).parents[2] / "docs" / "records.md").read_text(encoding="utf-8")
@@ -73,9 +81,18 @@ def test_the_window_result_has_the_keys_of_the_page() -> None:
     assert rows("Analytics", "key") == list(WindowResult.__struct_fields__)
 
 
+def test_the_result_has_the_keys_of_the_page_and_a_request_its_headers() -> None:
+    shown = example("Result")
+    assert json.loads(encode_result(decode_result(json.dumps(shown).encode()))) == shown
+    assert rows("Result", "key") == list(InferenceResult.__struct_fields__) == list(shown)
+    sent = request_headers("m", Payload("application/x-tensor", b"1", (1,), "uint8"), 1.0, 2)
+    assert rows("Request", "header") == [name for name, _ in sent]
+
+
 def test_every_reason_of_a_refusal_is_on_the_page_with_its_meaning() -> None:
-    assert rows("Dead letter", "reason") == [*REASONS, *FRAME_REASONS]
-    for reason, meaning in {**REASONS, **FRAME_REASONS}.items():
+    reasons = {**REASONS, **FRAME_REASONS, **REQUEST_REASONS}
+    assert rows("Dead letter", "reason") == list(reasons)
+    for reason, meaning in reasons.items():
         assert f"| `{reason}` | {meaning} |" in section("Dead letter")
     assert f"1 to {MAX_ID_LENGTH} characters" in section("Reading")
 

@@ -325,6 +325,8 @@ async def test_ensembles_cascades_shadows_and_the_cache_answer_frames(make_node:
     for p in found:
         by_stream[p["stream"]].append(p)
 
+    counts = {name: len(some) for name, some in by_stream.items()}
+    assert counts == {"both": 3, "guard": 3, "still": 120, "gate": 30}
     both = by_stream["both"]
     assert [(p["label"], p["model"], p["version"]) for p in both] == [
         (colour, "pair", "colours@1+other@1") for colour in COLOURS
@@ -338,8 +340,13 @@ async def test_ensembles_cascades_shadows_and_the_cache_answer_frames(make_node:
     assert {p["label"] for p in by_stream["gate"]} == {"red"}
     status = await asyncio.to_thread(node.cli.spawn, "status", "--json")
     (running,) = msgspec.json.decode(status.stdout)["workers"]
-    metrics = await asyncio.to_thread(lambda: urllib.request.urlopen(running["metrics"]).read().decode())
-    assert 'polarstream_trial_agreement{model="colours",version="2"} ' in metrics
-    agreement = float(re.search(r'trial_agreement\{model="colours",version="2"\} (\S+)', metrics)[1])  # type: ignore[index]
-    assert agreement < 0.5
+    agreement = 1.0
+    deadline = time.monotonic() + 20
+    while agreement > 0.5 and time.monotonic() < deadline:
+        # who looks on is never waited for, and may leave frames out
+        await node.publish([("cam", picture("red"), [])])
+        metrics = await asyncio.to_thread(lambda: urllib.request.urlopen(running["metrics"]).read().decode())
+        found_it = re.search(r'trial_agreement\{model="colours",version="2"\} (\S+)', metrics)
+        agreement = float(found_it[1]) if found_it else 1.0
+    assert agreement <= 0.5
     assert worker.poll() is None
