@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 AnyPreprocessor: TypeAlias = Preprocessor | TensorPreprocessor | SeriesPreprocessor
 #: What `fit` gave, and of a picture where it came from.
 Fitted: TypeAlias = tuple[NDArray[Any], Geometry | None]
+
+log = logging.getLogger("polarstream.serving")
 
 #: Items that wait at the most, as batches of the largest size: the decoded pictures take memory.
 QUEUED_BATCHES = 3
@@ -100,15 +103,23 @@ class ModelServer:
         pool: where it is open under `key`.
         threads: prepare batches and read answers.
         pad: batches have the sizes that were measured.
+        freed: is called when a device has room again: versions share the devices, and each must look then.
     """
 
     def __init__(
-        self, version: ModelVersion, binding: Binding, pool: DevicePool, threads: Executor, pad: bool
+        self,
+        version: ModelVersion,
+        binding: Binding,
+        pool: DevicePool,
+        threads: Executor,
+        pad: bool,
+        freed: Callable[[], None],
     ) -> None:
         self.version = version
         self.key = key_of(version)
         self.preprocessor = _preprocessor(version.manifest)
         self._binding = binding
+        self._freed = freed
         self._pool = pool
         self._threads = threads
         self._row_bytes = math.prod(binding.shape) * np.dtype(binding.dtype).itemsize
@@ -246,7 +257,7 @@ class ModelServer:
                 future = self._pool.submit(self.key, {self._binding.input: inputs})
             finally:
                 self._preparing -= 1
-                self._news.set()
+                self._freed()
             answer = await asyncio.wrap_future(future)
             computed = time.monotonic()
             if sum(array.nbytes for array in answer.outputs.values()) <= INLINE_BYTES:
@@ -255,6 +266,11 @@ class ModelServer:
                 answers = await loop.run_in_executor(self._threads, self._read, answer, batch)
         except EngineError as error:
             self._fail(batch, str(error))
+            return
+        except Exception as error:
+            # a fault of ours must not hold its items up: they go to the dead letter, and can be replayed
+            log.exception("a batch of %s failed", self.key)
+            self._fail(batch, f"{type(error).__name__}: {error}")
             return
         now = time.monotonic()
         self._seconds["prepare"].inc(prepared - taken)
@@ -274,7 +290,7 @@ class ModelServer:
                     seconds=answer.seconds,
                 )
             )
-        self._news.set()
+        self._freed()
 
     def _stage(self, batch: Batch[Request]) -> NDArray[Any]:
         """Make the batch's input, on a thread."""
@@ -292,7 +308,7 @@ class ModelServer:
         self.batcher.give_up(batch)
         for item in batch.items:
             item.payload.done(Result(who=self.who, error=why))
-        self._news.set()
+        self._freed()
 
     def _drop(self, dropped: list[Dropped[Request]]) -> None:
         for one in dropped:

@@ -278,7 +278,9 @@ class Serving:
             for device, why in opened.refused.items():
                 log.warning("model %s is not served by %s: %s", key, device, why)
             log.info("model %s is open on %s", key, ", ".join(opened.devices))
-            self._servers[target] = ModelServer(version, binding, self.pool, self.threads, self._pad)
+            self._servers[target] = ModelServer(
+                version, binding, self.pool, self.threads, self._pad, self._wake_all
+            )
         except (EngineError, TimeoutError) as error:
             why = str(error) or f"it was not opened within {OPEN_S:.0f} s"
             log.error("model %s@%s can't be served: %s", *target, why)
@@ -358,13 +360,13 @@ class Serving:
 
         return open_session
 
-    def _devices_changed(self) -> None:
-        def wake() -> None:
-            for server in self._servers.values():
-                server.wake()
+    def _wake_all(self) -> None:
+        for server in self._servers.values():
+            server.wake()
 
+    def _devices_changed(self) -> None:
         try:
-            self._loop.call_soon_threadsafe(wake)
+            self._loop.call_soon_threadsafe(self._wake_all)
         except RuntimeError:  # the loop has ended
             log.debug("a device changed after the end")
 
