@@ -19,19 +19,16 @@ import msgspec
 import numpy as np
 
 from agents.model_server import Fitted, Request, Result
-from agents.pictures import PictureDecoder
 from agents.publishers import Output
-from gpu_inference.errors import ModelError, UnknownModel
+from agents.request_inputs import InputReader
+from gpu_inference.errors import UnknownModel
 from gpu_inference.serving.batcher import Policy
-from gpu_inference.tasks.numbers import SeriesPreprocessor, TensorPreprocessor
 from gpu_inference.tasks.preprocessing import Preprocessor
 from streams import metrics
 from streams.codecs import dead_letter
-from streams.errors import BadRecord, MissingExtra
-from streams.frames import Frame, rejected_message
+from streams.errors import BadRecord
+from streams.frames import rejected_message
 from streams.requests import (
-    READINGS,
-    TENSOR,
     Cancellation,
     Failure,
     InferenceRequest,
@@ -44,7 +41,7 @@ from streams.requests import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from agents.model_server import AnyPreprocessor, ModelServer
+    from agents.model_server import ModelServer
     from agents.serving import Serving
     from streams.app import StreamApp
     from streams.checkpoint import Changes, InputPartition
@@ -57,7 +54,6 @@ MAX_REQUESTS = 512
 MAX_CHUNKS = 16_384
 
 ROLE = "answer-requests"
-_KINDS = {Preprocessor: "a picture", TensorPreprocessor: f"a tensor ({TENSOR})"}
 
 
 class Done(NamedTuple):
@@ -153,69 +149,6 @@ class RequestPartition:
         self.closed = True
         for task in self._tasks:
             task.cancel()
-
-
-class InputReader:
-    """Turns the inputs of requests into what models take. Threads may share it.
-
-    Args:
-        max_pixels: of a picture.
-    """
-
-    def __init__(self, max_pixels: int) -> None:
-        self._decoder: PictureDecoder | None = None
-        self._why = ""
-        try:
-            self._decoder = PictureDecoder(max_pixels)
-        except MissingExtra as error:
-            self._why = str(error)
-
-    def fit(self, request: InferenceRequest, preprocessors: Sequence[AnyPreprocessor]) -> list[Fitted]:
-        """Prepare an input for models of one kind of input.
-
-        Raises:
-            BadRecord: it is none that they take.
-        """
-        payload, first = request.input, preprocessors[0]
-        reason = "wrong_input"
-        try:
-            if payload.content_type == TENSOR and isinstance(first, TensorPreprocessor):
-                reason = "bad_tensor"
-                dtype = np.dtype(payload.dtype).newbyteorder("<")
-                array = np.frombuffer(payload.data, dtype).reshape(payload.shape or ())
-                array = array.astype(dtype.newbyteorder("="), copy=False)
-                return [
-                    (one.fit(array), None) for one in preprocessors if isinstance(one, TensorPreprocessor)
-                ]
-            if payload.content_type == READINGS and isinstance(first, SeriesPreprocessor):
-                reason = "bad_window"
-                readings = _readings(payload.data)
-                return [
-                    (one.fit(readings), None) for one in preprocessors if isinstance(one, SeriesPreprocessor)
-                ]
-            if payload.content_type not in (TENSOR, READINGS) and isinstance(first, Preprocessor):
-                return self._fit_picture(request, preprocessors)
-        except ModelError as error:
-            raise BadRecord(reason, str(error)) from error
-        wanted = _KINDS.get(type(first), f"a list of readings ({READINGS})")
-        raise BadRecord("wrong_input", f"{request.model} takes no {payload.content_type}: send {wanted}")
-
-    def _fit_picture(
-        self, request: InferenceRequest, preprocessors: Sequence[AnyPreprocessor]
-    ) -> list[Fitted]:
-        if self._decoder is None:
-            raise BadRecord("wrong_input", f"the worker decodes no pictures: {self._why}")
-        payload = request.input
-        frame = Frame(
-            source=request.id,
-            ts=request.published,
-            published=request.published,
-            offset=request.offset,
-            content_type=payload.content_type,
-            data=payload.data,
-            shape=payload.shape,  # type: ignore[arg-type]
-        )
-        return self._decoder.fit(frame, preprocessors)  # type: ignore[arg-type]
 
 
 class RequestStream:
@@ -434,13 +367,6 @@ def make_request_agent(
                 raise
 
     return answer
-
-
-def _readings(data: bytes) -> list[Any]:
-    try:
-        return msgspec.json.decode(data, type=list[Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise BadRecord("bad_window", f"no JSON list ({error}): send readings, oldest first") from error
 
 
 def _failed(identity: str | None, refused: Rejected) -> InferenceResult | None:

@@ -128,7 +128,9 @@ def parse(raw: Mapping[str, Any], env: Mapping[str, str] | None = None) -> Confi
     created: dict[str, str] = {}
     tree = _copy(raw)
     # the demo streams only for who configures no streams: a kafka section alone still shows something
-    tree.setdefault("streams", [] if tree.get("frames") or "requests" in tree else _copy(DEMO_STREAMS))
+    requests = tree.get("requests")
+    asked = isinstance(requests, dict) and requests.get("enabled") is True
+    tree.setdefault("streams", [] if tree.get("frames") or asked else _copy(DEMO_STREAMS))
     _override(tree, env, origins, created, faults)
     tree.setdefault("data_dir", str(default_data_dir(env)))
 

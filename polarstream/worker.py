@@ -154,7 +154,12 @@ async def build_app(config: Config, kafka: KafkaConfig, instance_id: str) -> Bui
         models = CompactedFollower(kafka, config.topics, config.topics.models, serving.apply)
         await models.read_all()
         asked = config.requests.models if config.requests.enabled else []
-        await serving.start([stream.model for stream in config.frames], asked)
+        try:
+            await serving.start([stream.model for stream in config.frames], asked)
+        except BaseException:
+            # a device's thread in the middle of opening a model would take the process down at its end
+            await serving.close()
+            raise
     for stream in config.streams:
         table = app.changelog_table(state_table(stream), inputs[stream.topic])
         topic = app.reading_topic(stream, table)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.requests import Done, InputReader, RequestPartition
+from agents.request_inputs import InputReader
+from agents.requests import Done, RequestPartition
 from gpu_inference.models.manifest import ImageInput, SeriesInput, TensorInput
 from gpu_inference.tasks.numbers import SeriesPreprocessor, TensorPreprocessor
 from gpu_inference.tasks.preprocessing import Preprocessor

@@ -219,6 +219,22 @@ async def test_what_is_cancelled_or_too_late_is_not_computed(make_node: Any) -> 
     assert len(results) == 4
 
 
+async def test_a_worker_whose_models_do_not_fit_says_so_and_stops(make_node: Any) -> None:
+    node = make_node()
+    file = node.cli.folder / "polarstream.toml"
+    text = file.read_text()
+    for changed, told in (
+        (text.replace('"sum"', '"total"'), "model 'total': there is none in"),
+        (
+            text + f'[[frames]]\nname = "gate"\ntopic = "{node.prefix}frames"\nmodel = "double"\n',
+            "model 'double' takes no pictures",
+        ),
+    ):
+        file.write_text(changed)
+        ended = await asyncio.to_thread(node.cli.spawn, "worker")
+        assert (ended.returncode, told in ended.stderr) == (70, True), ended.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
 async def test_a_killed_worker_leaves_no_request_without_its_one_answer(

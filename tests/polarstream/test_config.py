@@ -155,6 +155,30 @@ def test_slip_of_the_pen_gets_a_suggestion(raw: dict[str, Any], path: str, hint:
     assert hint in faults(raw)[path]
 
 
+def test_requests_bring_topics_that_workers_read_and_no_demo() -> None:
+    asked = parse({"requests": {"enabled": True, "models": ["a", "b@2"]}}, HOME)
+    assert [stream.topic for stream in asked.inputs] == ["inference.requests"]
+    assert [stream.name for stream in parse({"requests": {"partitions": 2}}, HOME).inputs] == [
+        "host",
+        "plant",
+    ]
+
+
+def test_requests_take_no_name_or_topic_of_others() -> None:
+    wrong = {
+        "streams": [STREAM | {"name": "requests"}],
+        "requests": {"enabled": True, "topic": "t", "results_topic": "alerts", "models": ["a b"]},
+    }
+    assert set(faults(wrong)) == {
+        "streams[0].name",
+        "requests.topic",
+        "requests.results_topic",
+        "requests.models[0]",
+    }
+    wrong["requests"]["enabled"] = False  # type: ignore[call-overload]
+    assert parse(wrong, HOME).inputs[0].name == "requests"
+
+
 @pytest.mark.parametrize(
     ("settings", "paths"),
     [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streams.config import FieldConfig, KafkaConfig, StreamConfig, TopicsConfig
+from streams.config import FieldConfig, KafkaConfig, RequestsConfig, StreamConfig, TopicsConfig
 from streams.kafka import TopicSpec, ensure_topics
 from streams.layout import changelog_topic, lay_out, partition_counts, plan
 
@@ -28,6 +28,17 @@ def test_an_input_that_exists_counts_as_it_is() -> None:
     layout = plan("app", [PLANT], TopicsConfig(), present)
     assert layout.inputs == {"sensors.plant": 6}
     assert layout.missing["predictions"] == layout.missing["app-plant-state-changelog"] == 6
+
+
+def test_results_have_partitions_of_their_own_and_no_fewer_than_requests() -> None:
+    requests = RequestsConfig(partitions=4, results_partitions=8)
+    layout = plan("app", [requests], TopicsConfig(), {})
+    assert layout.inputs == {"inference.requests": 4}
+    assert layout.missing["inference.results"] == 8
+    assert layout.missing["dead-letter"] == 4
+    assert (
+        plan("app", [requests], TopicsConfig(), {"inference.requests": 12}).missing["inference.results"] == 12
+    )
 
 
 async def test_topics_are_made_grown_and_then_left_alone(kafka: KafkaConfig, topic_prefix: str) -> None:
