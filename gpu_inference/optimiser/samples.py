@@ -79,7 +79,7 @@ def given_samples(infos: Sequence[TensorInfo], arrays: Mapping[str, Array], batc
         raise RecipeError(f"the data's arrays have {sorted(counts)} rows: give each as many")
     (count,) = counts
     sizes = {info.shape[0] for info in infos if info.shape} - {None}
-    step = min((int(size) for size in sizes if size), default=batch)
+    step = min((int(size) for size in sizes if size), default=min(batch, count))
     if count < step or not count:
         raise RecipeError(f"the data has {count} rows, one run of the model takes {step}: give more")
     ends = range(0, count - step + 1, step) if sizes else range(0, count, step)
