@@ -16,6 +16,7 @@ from gpu_inference.optimiser.channels import prune_channels
 from gpu_inference.optimiser.evolution import evolve_sparsity
 from gpu_inference.optimiser.folding import fold
 from gpu_inference.optimiser.halves import compute_in_halves
+from gpu_inference.optimiser.loading import set_metadata
 from gpu_inference.optimiser.low_rank import decompose
 from gpu_inference.optimiser.magnitude import prune_globally, prune_layers
 from gpu_inference.optimiser.quantisation import quantise_dynamic, quantise_static
@@ -23,6 +24,9 @@ from gpu_inference.optimiser.storage import store_halves, store_integers, store_
 
 if TYPE_CHECKING:
     from gpu_inference.optimiser.measure import Judge
+
+#: The property of a model that says what was done to it.
+RECIPE_KEY: Final = "polarstream.recipe"
 
 Apply = Callable[[ModelProto, float, "Judge"], ModelProto]
 
@@ -120,6 +124,7 @@ class Recipe:
         """
         for step in self.steps:
             model = TRANSFORMS[step.name].apply(model, step.number or 0.0, judge)
+        set_metadata(model, RECIPE_KEY, str(self))  # a copy: fold has made one
         return model
 
 

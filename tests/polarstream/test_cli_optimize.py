@@ -43,6 +43,8 @@ def test_a_recipe_is_written_and_runs(cli: Cli) -> None:
     assert result["size_bytes"] == path.stat().st_size
     assert result["ratio"] < 0.25
     onnx.checker.check_model(str(path), full_check=True)
+    properties = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    assert properties["polarstream.recipe"] == "channels=0.25+int8"
     session = gpu_inference.load(path, "onnxruntime")
     (y,) = session.run({"x": np.zeros((2, 3, 16, 16), np.float32)}).values()
     assert y.shape == (2, 10)
