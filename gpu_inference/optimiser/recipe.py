@@ -20,6 +20,7 @@ from gpu_inference.optimiser.loading import set_metadata
 from gpu_inference.optimiser.low_rank import decompose
 from gpu_inference.optimiser.magnitude import prune_globally, prune_layers
 from gpu_inference.optimiser.quantisation import quantise_dynamic, quantise_static
+from gpu_inference.optimiser.repair import repair
 from gpu_inference.optimiser.storage import store_halves, store_integers, store_sparse
 
 if TYPE_CHECKING:
@@ -87,7 +88,13 @@ TRANSFORMS: Final[Mapping[str, Transform]] = {
         None,
         "int8 arithmetic, ranges measured on the data",
     ),
-    "sparse": Transform(5, lambda m, _, __: store_sparse(m), None, "zeros are not stored"),
+    "repair": Transform(
+        5,
+        lambda m, _, judge: repair(m, fold(judge.original), judge.samples.pieces),
+        None,
+        "channels get back their mean and spread on the data",
+    ),
+    "sparse": Transform(6, lambda m, _, __: store_sparse(m), None, "zeros are not stored"),
 }
 
 

@@ -27,6 +27,7 @@ _FIRST: Final = (
     "int8-static",
     "int8-dynamic",
     "int4",
+    "int4+repair",
     "channels=0.25",
     "low-rank=0.95",
     "prune-layers=0.8+sparse",
@@ -224,7 +225,7 @@ def _candidates(chance: np.random.Generator, front: Callable[[], list[Recipe]]) 
 
 def _changed(chance: np.random.Generator, recipe: Recipe) -> Recipe:
     steps: dict[str, float | None] = {step.name: step.number for step in recipe.steps if step.name != "fold"}
-    match chance.integers(4):
+    match chance.integers(5):
         case 0:
             _set(steps, "channels", _CHANNELS[chance.integers(len(_CHANNELS))])
         case 1:
@@ -236,6 +237,10 @@ def _changed(chance: np.random.Generator, recipe: Recipe) -> Recipe:
             if share is not None:  # zeros are left out of float32 files only
                 steps = {name: number for name, number in steps.items() if name not in _STORAGES}
                 steps["sparse"] = None
+        case 3:
+            _set(steps, "repair", None)
+            if "repair" not in {step.name for step in recipe.steps}:
+                steps["repair"] = None
         case _:
             storage = _STORAGES[chance.integers(len(_STORAGES))]
             gone = _STORAGES if storage is None else (*_STORAGES, "prune-layers", "sparse")
