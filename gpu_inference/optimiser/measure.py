@@ -105,15 +105,26 @@ class Judge:
         samples: what all of them run on.
         targets: where they are timed; none are, where there are none.
         repeats: runs that are timed.
+        calibration: data for the steps that learn from it, which then says nothing of what they keep; None
+            for `samples`.
+
+    Attributes:
+        calibrator: a judge with the calibration data: itself where there is none of its own.
 
     Raises:
         ModelError: onnxruntime can't run the original on the samples.
     """
 
     def __init__(
-        self, original: ModelProto, samples: Samples, targets: Sequence[Target] = (), repeats: int = 10
+        self,
+        original: ModelProto,
+        samples: Samples,
+        targets: Sequence[Target] = (),
+        repeats: int = 10,
+        calibration: Samples | None = None,
     ) -> None:
         self.original, self.samples = original, samples
+        self.calibrator: Judge = self if calibration is None else Judge(original, calibration)
         self.targets, self._repeats = tuple(targets), repeats
         self._size = len(to_bytes(original))
         self._wanted = self._outputs(to_bytes(original))

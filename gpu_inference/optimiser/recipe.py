@@ -71,7 +71,7 @@ TRANSFORMS: Final[Mapping[str, Transform]] = {
     ),
     "evolve": Transform(
         3,
-        lambda m, x, judge: evolve_sparsity(m, judge.kept, floor=x),
+        lambda m, x, judge: evolve_sparsity(m, judge.calibrator.kept, floor=x),
         0.99,
         "zeros by layer, as many as an evolution finds that keep the share",
     ),
@@ -84,13 +84,13 @@ TRANSFORMS: Final[Mapping[str, Transform]] = {
     ),
     "int8-static": Transform(
         4,
-        lambda m, _, judge: quantise_static(m, judge.samples.pieces),
+        lambda m, _, judge: quantise_static(m, judge.calibrator.samples.pieces),
         None,
         "int8 arithmetic, ranges measured on the data",
     ),
     "repair": Transform(
         5,
-        lambda m, _, judge: repair(m, fold(judge.original), judge.samples.pieces),
+        lambda m, _, judge: repair(m, fold(judge.original), judge.calibrator.samples.pieces),
         None,
         "channels get back their mean and spread on the data",
     ),

@@ -51,6 +51,10 @@ def optimize(
             help="An .npz file: an array for each input, perhaps classes as 'labels' (default: random)."
         ),
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="An .npz file for int8-static, repair and evolve to learn from (default: --data)."),
+    ] = None,
     device: Annotated[
         list[str] | None,
         typer.Option(
@@ -91,7 +95,7 @@ def optimize(
         limits = parse_budget(budget, floor) if budget else None
         recipes = [parse_recipe(text) for text in apply or ()]
         shapes = [_shape(text) for text in shape or ()]
-        judge = _judge(model, shapes, data, device or ["cpu"], batch)
+        judge = _judge(model, shapes, data, calibration, device or ["cpu"], batch)
         with progress_bar("optimising", show=not json) as move:
             found = _search(judge, limits, trials, seed, move) if limits else _compare(judge, recipes, move)
         written = None
@@ -121,7 +125,12 @@ def optimize(
 
 
 def _judge(
-    model: Path, shapes: Sequence[Sequence[int]], data: Path | None, devices: Sequence[str], batch: int
+    model: Path,
+    shapes: Sequence[Sequence[int]],
+    data: Path | None,
+    calibration: Path | None,
+    devices: Sequence[str],
+    batch: int,
 ) -> Judge:
     from gpu_inference.graph.importer import import_graph
     from gpu_inference.optimiser import Judge, generated_samples, given_samples, load_model, target_of
@@ -130,11 +139,11 @@ def _judge(
     targets = [target_of(name) for name in devices]
     original = load_model(read_any(model, shapes))
     inputs = import_graph(original).inputs
-    if data is None:
-        samples = generated_samples(inputs, batch)
-    else:
-        samples = given_samples(inputs, arrays_of(data), batch)
-    return Judge(original, samples, targets)
+    samples, learned = (
+        None if path is None else given_samples(inputs, arrays_of(path), batch)
+        for path in (data, calibration)
+    )
+    return Judge(original, samples or generated_samples(inputs, batch), targets, calibration=learned)
 
 
 def _search(judge: Judge, budget: Budget, trials: int, seed: int, move: Progress) -> Found:

@@ -51,7 +51,10 @@ def test_a_recipe_is_written_and_runs(cli: Cli) -> None:
 
 
 def test_a_budget_gives_the_front_a_picture_and_the_best_model(cli: Cli) -> None:
-    arguments = ("optimize", "net.onnx", "--data", "frames.npz", "--budget", "size=0.4", "--floor", "0.8")
+    x = np.random.default_rng(1).standard_normal((16, 3, 16, 16)).astype(np.float32)
+    np.savez(cli.folder / "other.npz", x=x)
+    learn = ("--data", "frames.npz", "--calibration", "other.npz")
+    arguments = ("optimize", "net.onnx", *learn, "--budget", "size=0.4", "--floor", "0.8")
     shown = cli.run(*arguments, "--trials", "8", "--plot", "front.png", "-o", "best.onnx", "--json")
     assert shown.returncode == 0
     document = json.loads(shown.stdout)

@@ -350,3 +350,16 @@ def test_repair_leaves_pruned_channels_and_repairs_what_reads_them() -> None:
     assert errors[1] is not None
     assert errors[0] is not None
     assert errors[1] < 0.8 * errors[0]
+
+
+def test_steps_learn_from_the_calibration_and_are_judged_on_the_data() -> None:
+    data = networks.chain()
+    model, infos = load_model(data), inputs_of(data)
+    learned, judged = (given_samples(infos, {"x": frames(32, seed)}, 16) for seed in (3, 4))
+    apart, alone = Judge(model, judged, calibration=learned), Judge(model, learned)
+    for recipe in ("int4+repair", "int8-static", "evolve=0.9"):
+        results = [parse_recipe(recipe).apply(model, judge) for judge in (apart, alone)]
+        assert to_bytes(results[0]) == to_bytes(results[1])
+        found = apart.measure(results[0], recipe)
+        assert found.mean_error == Judge(model, judged).measure(results[0], recipe).mean_error
+        assert found.mean_error != alone.measure(results[0], recipe).mean_error
