@@ -64,7 +64,7 @@ TRANSFORMS: Final[Mapping[str, Transform]] = {
         "layers in parts that keep the share of their weights' squares",
     ),
     "prune": Transform(
-        3, lambda m, x, _: prune_globally(m, x), 0.5, "the smallest weights of the whole model are zero"
+        3, lambda m, x, _: prune_globally(m, x), 0.5, "weights that their layers miss least are zero"
     ),
     "prune-layers": Transform(
         3, lambda m, x, _: prune_layers(m, float(x)), 0.5, "the smallest weights of each layer are zero"

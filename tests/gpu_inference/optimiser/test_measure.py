@@ -202,10 +202,10 @@ def test_the_search_finds_the_best_within_its_budget() -> None:
     judge = Judge(load_model(data), given_samples(inputs_of(data), {"x": frames(64)}, 64))
     notes: list[tuple[int, int, str]] = []
     budget = Budget(size=0.4, floor=0.8)
-    found = search(judge, budget, 16, 1, lambda done, of, note: notes.append((done, of, note)))
-    assert notes[0] == (0, 16, "fold")
-    assert notes[-1] == (16, 16, "done")
-    assert len(found.trials) + len(found.failed) == 16
+    found = search(judge, budget, 14, 1, lambda done, of, note: notes.append((done, of, note)))
+    assert notes[0] == (0, 14, "fold")
+    assert notes[-1] == (14, 14, "done")
+    assert len(found.trials) + len(found.failed) == 14
     assert found.best is not None
     within = [one for one in found.trials if one.ratio <= 0.4 and one.kept >= 0.8]
     assert found.best in within
@@ -221,7 +221,7 @@ def test_the_search_finds_the_best_within_its_budget() -> None:
         on_front = (one.ratio, one.kept) in {(other.ratio, other.kept) for other in found.front}
         assert on_front == (not beaten)
     assert [one.ratio for one in found.front] == sorted(one.ratio for one in found.front)
-    again = search(judge, budget, 16, 1)
+    again = search(judge, budget, 14, 1)
     assert [one.recipe for one in again.trials] == [one.recipe for one in found.trials]
 
 

@@ -19,7 +19,7 @@ from gpu_inference.optimiser import Judge, Samples, generated_samples, load_mode
 from gpu_inference.optimiser.channels import prune_channels
 from gpu_inference.optimiser.folding import fold
 from gpu_inference.optimiser.low_rank import decompose, strongest
-from gpu_inference.optimiser.magnitude import prune_globally, prune_layers
+from gpu_inference.optimiser.magnitude import _scores, prune_globally, prune_layers
 from gpu_inference.optimiser.storage import store_sparse
 from tests.gpu_inference import networks as more
 from tests.gpu_inference.optimiser import networks
@@ -191,11 +191,20 @@ def test_pruning_zeroes_the_smallest_and_nothing_else(sparsity: float) -> None:
     everywhere = prune_globally(model, sparsity)
     zeros = sum(int((array == 0).sum()) for array in weights(everywhere).values())
     assert zeros == pytest.approx(sparsity * sum(array.size for array in before.values()), abs=len(before))
+    for name, array in weights(everywhere).items():
+        if (array == 0).any():
+            assert np.abs(before[name][array == 0]).max() <= np.abs(array[array != 0]).min()
     for name, array in weights(prune_layers(model, sparsity)).items():
         gone = array == 0
         assert gone.sum() == int(sparsity * array.size)
         assert np.abs(before[name][gone]).max() <= np.abs(array[~gone]).min()
         np.testing.assert_array_equal(array[~gone], before[name][~gone])
+
+
+def test_scores_are_those_of_the_paper() -> None:
+    array = np.float32([[1, -3], [2, 0]])
+    wanted = [[1 / (1 + 4 + 9), 9 / 9], [4 / (4 + 9), 0]]
+    np.testing.assert_allclose(_scores(array), wanted, rtol=1e-6)
 
 
 def test_layers_are_pruned_by_name() -> None:
