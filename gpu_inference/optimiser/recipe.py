@@ -186,7 +186,7 @@ USUAL: Final = tuple(
         "int8-static",
         "int4",
         "prune=0.5",
-        "prune-layers=0.8+sparse",
+        "prune=0.8+sparse",
         "channels=0.25",
         "low-rank=0.95",
     )

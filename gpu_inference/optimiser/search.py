@@ -30,7 +30,7 @@ _FIRST: Final = (
     "int4+repair",
     "channels=0.25",
     "low-rank=0.95",
-    "prune-layers=0.8+sparse",
+    "prune=0.8+sparse",
     "channels=0.25+int8",
     "low-rank=0.95+int8",
 )
@@ -232,7 +232,7 @@ def _changed(chance: np.random.Generator, recipe: Recipe) -> Recipe:
             _set(steps, "low-rank", _ENERGIES[chance.integers(len(_ENERGIES))])
         case 2:
             share = _SPARSITIES[chance.integers(len(_SPARSITIES))]
-            _set(steps, "prune-layers", share)
+            _set(steps, "prune", share)
             steps.pop("sparse", None)
             if share is not None:  # zeros are left out of float32 files only
                 steps = {name: number for name, number in steps.items() if name not in _STORAGES}
@@ -243,7 +243,7 @@ def _changed(chance: np.random.Generator, recipe: Recipe) -> Recipe:
                 steps["repair"] = None
         case _:
             storage = _STORAGES[chance.integers(len(_STORAGES))]
-            gone = _STORAGES if storage is None else (*_STORAGES, "prune-layers", "sparse")
+            gone = _STORAGES if storage is None else (*_STORAGES, "prune", "sparse")
             steps = {name: number for name, number in steps.items() if name not in gone}
             if storage is not None:
                 steps[storage] = None
