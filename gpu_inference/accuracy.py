@@ -124,7 +124,7 @@ def compare_weights(
             wanted = wanted or got
             size, arena = session.report.constant_bytes, session.report.arena_bytes
             first = found[0].weight_bytes if found else size
-            outputs = tuple(_output_error(name, got[name], want) for name, want in wanted.items())
+            outputs = tuple(output_error(name, got[name], want) for name, want in wanted.items())
             ratio = size / first if first else 1.0
             time_ms = _time_ms(session, inputs, repeats)
             found.append(WeightAccuracy(kind, between, size, arena, ratio, time_ms, outputs))
@@ -134,7 +134,8 @@ def compare_weights(
     return found
 
 
-def _output_error(name: str, got: Array, want: Array) -> OutputError:
+def output_error(name: str, got: Array, want: Array) -> OutputError:
+    """One output beside the same of another model."""
     same_shape = got.shape == want.shape
     if not np.issubdtype(want.dtype, np.floating):
         equal = float(np.equal(got, want).mean()) if same_shape and want.size else float(same_shape)

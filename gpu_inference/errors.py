@@ -27,6 +27,10 @@ class ServingError(EngineError):
     """No answer could be given: no device could run the batch, its time ran out, or the pool is closed."""
 
 
+class RecipeError(EngineError):
+    """A recipe of the optimiser, its data or its budget can't be used: a wrong usage."""
+
+
 class ManifestError(ModelError):
     """A `model.toml` is wrong: stop.
 

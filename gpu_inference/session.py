@@ -70,8 +70,8 @@ def load(
             that to the first run.
         weights: how our engine stores the weights of convolutions and products on the card: "fp32", "fp16",
             "int8" or "int4" (one scale for each output channel). It computes in fp32 whatever they are.
-            None stores them as the model has them: fp16, or else fp32. `polarstream accuracy` says what each
-            costs.
+            None stores them as the model's metadata says (`polarstream optimize` writes it), or as the model
+            has them: fp16, or else fp32. `polarstream accuracy` says what each costs.
         activations: "fp16" stores tensors between convolutions as halves, which takes half their memory and
             traffic; they are computed in fp32 all the same.
 

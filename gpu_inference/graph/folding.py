@@ -46,6 +46,21 @@ def _cast(node: Node, x: Array) -> Array:
     return x.astype(helper.tensor_dtype_to_np_dtype(node.attributes["to"]))
 
 
+def _dequantise(node: Node, x: Array, scale: Array, zero: Array | None = None) -> Array:
+    """Weights stored as integers: once they are floats again, their reader is planned as any other."""
+    axis, block = int(node.attributes.get("axis", 1)), int(node.attributes.get("block_size", 0))
+
+    def spread(array: Array) -> Array:
+        if array.size == 1:
+            return array.reshape(())
+        if block:
+            return np.repeat(array, block, axis).take(np.arange(x.shape[axis]), axis)
+        return array.reshape([-1 if a == axis % x.ndim else 1 for a in range(x.ndim)])
+
+    offset = np.float32(0) if zero is None else spread(zero).astype(np.float32)
+    return np.asarray((x.astype(np.float32) - offset) * spread(scale).astype(np.float32), scale.dtype)
+
+
 def _reshape(node: Node, x: Array, shape: Array) -> Array:
     return x.reshape(resolve_reshape(node, x.shape, shape))
 
@@ -156,6 +171,7 @@ HOST: Final[dict[str, HostFunction]] = {
     "Shape": _shape,
     "Size": lambda node, x: np.asarray(x.size, np.int64),
     "Cast": _cast,
+    "DequantizeLinear": _dequantise,
     "Reshape": _reshape,
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,

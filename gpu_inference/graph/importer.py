@@ -15,6 +15,8 @@ from gpu_inference.graph.ir import Array, Graph, Node, TensorInfo
 
 MIN_OPSET: Final = 1
 MAX_OPSET: Final = 25
+#: Of the model's properties, the one that the optimiser writes: the type of weights to store on a device.
+STORED_KEY: Final = "polarstream.weights"
 
 # Attributes that later opsets made inputs: operator -> (attribute, input index, dtype of the tensor).
 _ATTRIBUTE_TO_INPUT: Final[dict[str, tuple[tuple[str, int, type], ...]]] = {
@@ -95,7 +97,8 @@ def import_graph(model: ModelProto) -> Graph:
     for output in outputs:
         if output.name not in known:
             raise ModelError(f"nothing makes the output {output.name!r}: the model is not whole")
-    return Graph(nodes, inputs, outputs, constants, opset)
+    stored = next((entry.value for entry in model.metadata_props if entry.key == STORED_KEY), "")
+    return Graph(nodes, inputs, outputs, constants, opset, stored=stored)
 
 
 def _node(proto: NodeProto, opsets: dict[str, int], number: int) -> Node:

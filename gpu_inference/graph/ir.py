@@ -97,6 +97,8 @@ class Graph:
         constants: initialisers and what folding made of them.
         opset: of ONNX's own domain.
         half: weights of convolutions and products were all float16.
+        stored: how the model's metadata ("polarstream.weights") says that weights are best stored; "" where
+            it says nothing.
     """
 
     nodes: list[Node]
@@ -105,6 +107,7 @@ class Graph:
     constants: dict[str, Array]
     opset: int
     half: bool = False
+    stored: str = ""
 
     def consumers(self) -> dict[str, list[Node]]:
         """Nodes that read a tensor, one entry for each reading input and for each that captures it."""

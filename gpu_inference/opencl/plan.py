@@ -28,7 +28,7 @@ from gpu_inference.opencl.placement import concatenation_places
 from gpu_inference.opencl.recording import HostCall, NeedsValue, Recording
 from gpu_inference.opencl.traits import DeviceTraits
 from gpu_inference.opencl.value import Shape, State, Storage, Value, device_dtype
-from gpu_inference.opencl.weights import WeightType
+from gpu_inference.opencl.weights import WEIGHT_TYPES, WeightType
 
 # Nodes whose inputs the host knows are computed there up to so many elements.
 MAX_HOST_ELEMENTS: Final = 65536
@@ -84,7 +84,8 @@ class Planner:
         uploaded: keys of constants that are on the device already; the session adds to it.
         fallback: nodes that have no lowering run on onnxruntime instead of raising.
         choices: which kernel variants to take; None for the cost model's.
-        weights: how those of convolutions and products are stored; None as in the model: fp16, or else fp32.
+        weights: how those of convolutions and products are stored; None as in the model: what its
+            metadata says, fp16, or else fp32.
     """
 
     def __init__(
@@ -106,7 +107,8 @@ class Planner:
             self._uses[output.name] = self._uses.get(output.name, 0) + 1
         self._places = concatenation_places(graph)
         self._fallback = fallback
-        self._weights: WeightType = weights or ("fp16" if graph.half else "fp32")
+        told = next((kind for kind in WEIGHT_TYPES if kind == graph.stored), None)
+        self._weights: WeightType = weights or told or ("fp16" if graph.half else "fp32")
         self.fallen_back: dict[str, str] = {}
 
     @property

@@ -17,7 +17,7 @@ keep the channel's sum, since a sum that is off shifts the channel's mean (14.0%
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -116,17 +116,19 @@ def store(weights: Floats, kind: WeightType, lay_out: Callable[[Floats], Floats]
     return np.concatenate([head.view(np.uint8), raw])
 
 
-def quantise(weights: Floats, kind: WeightType) -> tuple[Floats, Floats]:
+def quantise(weights: Floats, kind: WeightType, *, symmetric: bool = False) -> tuple[Floats, Floats]:
     """Integers q (as float32) and scales [output channels] so that weights are close to q * scale.
 
     Args:
         weights: float32 [output channels, ...].
         kind: "int8" or "int4".
+        symmetric: no integer is below the largest one's negative, so that the largest weight gives the scale
+            away, and quantising again what was quantised finds the same integers.
 
     Raises:
         ModelError: there are NaN or infinities among them.
     """
-    form = _FORMS[kind]
+    form = replace(_FORMS[kind], bottom=-_FORMS[kind].top) if symmetric else _FORMS[kind]
     if not np.isfinite(weights).all():
         raise ModelError(f"NaN or infinity among weights can't be stored as {kind}: load with weights='fp32'")
     rows = weights.reshape(weights.shape[0], -1)

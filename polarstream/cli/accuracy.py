@@ -69,7 +69,7 @@ def accuracy(
     chosen = [weight_type(kind) for kind in weights or ()]
     kinds = [kind for kind in WEIGHT_TYPES if not chosen or kind in chosen]
     between = activation_type(activations)
-    given = None if inputs is None else _arrays(inputs)
+    given = None if inputs is None else arrays_of(inputs)
     with engine_errors(), progress_bar("comparing", show=not json) as move:
         arrays = given if given is not None else example_inputs(inputs_of(model), batch)
         found = compare_weights(model, arrays, kinds, device, activations=between, progress=move)
@@ -108,7 +108,7 @@ def _document(found: WeightAccuracy) -> dict[str, Any]:
     return {**msgspec.to_builtins(found), **worst}
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+def arrays_of(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     """The arrays of an .npz file by name."""
     import numpy as np
 

@@ -19,6 +19,7 @@ from polarstream.cli import (
     forecast,
     gpu,
     models,
+    optimize,
     processes,
     records,
     submit,
@@ -70,6 +71,7 @@ checks.register(app)
 gpu.register(app)
 forecast.register(app)
 accuracy.register(app)
+optimize.register(app)
 app.add_typer(broker.app, name="broker")
 app.add_typer(topics.app, name="topics")
 app.add_typer(dlq.app, name="dlq")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpu_inference import ModelError, standard_models
-from gpu_inference.accuracy import OutputError, WeightAccuracy, _output_error, compare_weights
+from gpu_inference.accuracy import OutputError, WeightAccuracy, compare_weights, output_error
 from gpu_inference.opencl.session import OpenCLSession
 
 
@@ -67,7 +67,7 @@ def test_fp32_is_not_off_from_itself() -> None:
     ],
 )
 def test_errors_by_hand(got: np.ndarray, want: np.ndarray, error: tuple[float | None, ...]) -> None:
-    found = _output_error("y", got, want)
+    found = output_error("y", got, want)
     assert (found.max_error, found.mean_error, found.agreement) == pytest.approx(error)
 
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from gpu_inference.graph import folding
 from gpu_inference.graph.ir import Graph, Node
 
 
-def fold_constants(graph: Graph) -> None:
-    """Replaces nodes of constants by constants, as far as the host has a function for them."""
+def fold_constants(graph: Graph, keep: Collection[str] = ("Expand", "Tile")) -> None:
+    """Replaces nodes of constants by constants, as far as the host has a function for them.
+
+    Args:
+        graph: changed in place.
+        keep: operators that stay: by default those whose result is much larger than what makes it, which is
+            better made on the device.
+    """
     kept: list[Node] = []
     for node in graph.nodes:
         names = node.inputs
-        # a result much larger than what makes it (ConstantOfShape, Expand) is better made on the device
-        if all(not name or name in graph.constants for name in names) and node.op not in ("Expand", "Tile"):
+        if all(not name or name in graph.constants for name in names) and node.op not in keep:
             arrays = [graph.constants[name] if name else None for name in names]
             results = folding.evaluate(node, arrays)
             if results is not None:
