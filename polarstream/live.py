@@ -301,7 +301,6 @@ def render(board: Board, title: str, notes: Sequence[str], now: float, height: i
         "/s   latency ",
         (latency, "bold"),
         f"   {board.sensors} sensors   ",
-        *([f"{len(summary.cameras)} cameras   "] if summary.cameras else []),
         (f"{summary.alerts_open} open", "bold red" if summary.alerts_open else "bold green"),
         f" of {len(board._alerts)} alerts",
     )
@@ -316,7 +315,7 @@ def render(board: Board, title: str, notes: Sequence[str], now: float, height: i
     parts: list[RenderableType] = [
         head,
         _prediction_table(board, rows - alert_rows, now),
-        *([_camera_table(cameras)] if cameras else []),
+        *([_camera_table(cameras, len(summary.cameras))] if cameras else []),
         _alert_table(board, alert_rows, now),
     ]
     parts += [Text(note, style="dim", no_wrap=True, overflow="ellipsis") for note in notes]
@@ -356,11 +355,12 @@ def _prediction_table(board: Board, rows: int, now: float) -> RenderableType:
     return table
 
 
-def _camera_table(cameras: Sequence[CameraView]) -> RenderableType:
+def _camera_table(cameras: Sequence[CameraView], of: int) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(expand=True, box=None, title="Cameras", title_style="bold")
+    title = "Cameras" if len(cameras) == of else f"Cameras: {len(cameras)} of {of}"
+    table = Table(expand=True, box=None, title=title, title_style="bold")
     for name, justify in (
         ("camera", "left"), ("label", "left"), ("score", "right"), ("latency", "right"), ("device", "left"),
         ("frames/s", "right"),

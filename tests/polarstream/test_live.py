@@ -117,4 +117,6 @@ def test_the_table_fits_any_terminal_and_shows_markup_as_it_is() -> None:
         shown = capture.get()
         assert "[red]s99[/]" in shown or width == 40
         assert ("[b]cat[/]" in shown) == (height > 14), shown
+        assert ("Cameras: 4 of 10" in shown) == (height > 14)
         assert "cam-5" not in shown
+        assert "note" in shown or width == 40  # the head wraps
