@@ -43,9 +43,13 @@ class Source(Protocol):
 
 #: type tag -> (module, config struct, class); imported when asked for
 SOURCES: Final[dict[str, tuple[str, str, str]]] = {
+    "camera": ("connectors.camera", "CameraConfig", "CameraSource"),
     "host": ("connectors.telemetry", "TelemetryConfig", "TelemetrySource"),
     "plant": ("connectors.plant", "PlantConfig", "PlantSource"),
 }
+
+#: Those that send camera frames, no readings.
+FRAME_SOURCES: Final = frozenset({"camera"})
 
 
 def build_source(config: Mapping[str, Any]) -> Source:

@@ -26,7 +26,7 @@ from polarstream.live import Board, follow, render
 from streams.config import KafkaConfig
 
 IMAGES = Path(__file__).parent / "images"
-WIDTH, HEIGHT = 92, 30
+WIDTH, HEIGHT = 92, 34
 #: What this machine is called in the picture.
 HOST = b"edge-1"
 NOTES = (

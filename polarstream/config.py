@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from polarstream.config_rules import check_config
+from polarstream.demo import requirements
 from polarstream.validation import BAD, Converter, EnvText, suggest
 from streams.config import (
     FrameStreamConfig,
@@ -53,6 +54,18 @@ DEMO_STREAMS: Final[list[dict[str, Any]]] = [
         "detector": {"type": "ewz"},
         "windows": [{"type": "tumbling", "name": "1min", "size_s": 60, "allowed_lateness_s": 5}],
     },
+]
+
+#: Camera frames, where the packages for that are installed. Frames that wait are dropped rather than answered
+#: late: on a small machine they must not hold up the readings.
+DEMO_FRAMES: Final[list[dict[str, Any]]] = [
+    {
+        "name": "camera",
+        "topic": "frames.camera",
+        "model": "efficientnet-lite0",
+        "partitions": 2,
+        "policy": "latest",
+    }
 ]
 
 
@@ -109,6 +122,12 @@ def load(path: Path | None = None, env: Mapping[str, str] | None = None) -> Conf
     return parse(raw, env)
 
 
+def left_out_of_demo(config: Config) -> list[str]:
+    """The packages without which the demo runs without camera frames; none for other configurations."""
+    is_demo = config.streams == msgspec.convert(DEMO_STREAMS, list[StreamConfig])
+    return requirements.missing() if is_demo and not config.frames else []
+
+
 def find(path: Path | None = None, env: Mapping[str, str] | None = None) -> Path | None:
     """The file that `load` reads; None: the defaults."""
     env = os.environ if env is None else env
@@ -128,9 +147,12 @@ def parse(raw: Mapping[str, Any], env: Mapping[str, str] | None = None) -> Confi
     created: dict[str, str] = {}
     tree = _copy(raw)
     # the demo streams only for who configures no streams: a kafka section alone still shows something
-    requests = tree.get("requests")
-    asked = isinstance(requests, dict) and requests.get("enabled") is True
-    tree.setdefault("streams", [] if tree.get("frames") or asked else _copy(DEMO_STREAMS))
+    if "streams" not in tree:
+        asked = tree.get("requests")
+        demo = not tree.get("frames") and not (isinstance(asked, dict) and asked.get("enabled") is True)
+        tree["streams"] = _copy(DEMO_STREAMS) if demo else []
+        if demo and not requirements.missing():
+            tree.setdefault("frames", _copy(DEMO_FRAMES))
     _override(tree, env, origins, created, faults)
     tree.setdefault("data_dir", str(default_data_dir(env)))
 

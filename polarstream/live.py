@@ -1,4 +1,4 @@
-"""The live view: predictions and alerts as they come, as a table or as one line a second.
+"""The live view: predictions, labels of frames and alerts as they come, as a table or as one line a second.
 
 `Board` is pure: records and the time go in, a summary comes out. `follow` fills it from Kafka.
 """
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 _RATE_WINDOW_S: Final = 5.0
 _LATENCIES: Final = 512
 _MAX_SENSORS: Final = 5_000
+_MAX_CAMERAS: Final = 1_000
 _MAX_ALERTS: Final = 200
+#: cameras get up to so many rows of the table
+_CAMERA_ROWS: Final = 4
 #: a high score stays in the table for so long
 _SHOWN_S: Final = 60.0
 
@@ -36,6 +39,20 @@ class PredictionView(msgspec.Struct):
     field: str | None = None
     is_anomaly: bool = False
     latency_ms: float | None = None
+    #: Of a frame's prediction alone: what it ran on, and the best label if the model gives one.
+    device: str | None = None
+    label: str | None = None
+
+
+class CameraView(msgspec.Struct):
+    """The newest answer to a camera's frames, and how many are answered."""
+
+    camera: str
+    label: str | None
+    score: float | None
+    latency_ms: float | None
+    device: str | None
+    frames_per_s: float
 
 
 class AlertView(msgspec.Struct):
@@ -65,6 +82,13 @@ class Summary(msgspec.Struct):
     alerts: int
     alerts_open: int
     last_alert: AlertView | None
+    cameras: list[CameraView]
+
+
+@dataclass
+class _Camera:
+    last: PredictionView
+    arrivals: deque[tuple[float, int]] = field(default_factory=deque)
 
 
 @dataclass
@@ -85,6 +109,7 @@ class Board:
     undecodable: int = 0
     _said: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=5))
     _sensors: OrderedDict[str, _Sensor] = field(default_factory=OrderedDict)
+    _cameras: OrderedDict[str, _Camera] = field(default_factory=OrderedDict)
     _alerts: OrderedDict[str, AlertView] = field(default_factory=OrderedDict)
     _latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES))
     _arrivals: deque[tuple[float, int]] = field(default_factory=deque)
@@ -98,7 +123,7 @@ class Board:
         return [text for at, text in self._said if now - at <= _SHOWN_S]
 
     def add_predictions(self, values: Sequence[bytes | None], now: float) -> None:
-        """Count predictions and remember the newest and the worst of each sensor."""
+        """Count predictions and remember the worst of each sensor and the newest of each camera."""
         self.predictions += len(values)
         self._arrivals.append((now, len(values)))
         for value in values:
@@ -110,7 +135,10 @@ class Board:
             self.anomalies += seen.is_anomaly
             if seen.latency_ms is not None:
                 self._latencies.append(seen.latency_ms)
-            self._note_sensor(seen, now)
+            if seen.device is None:
+                self._note_sensor(seen, now)
+            else:
+                self._note_camera(seen, now)
 
     def add_alerts(self, values: Iterable[bytes | None]) -> None:
         """Remember the newest state of each alert."""
@@ -131,6 +159,19 @@ class Board:
         """The highest score of the last minute of each of the `count` sensors that have the highest."""
         fresh = [s.worst for s in self._sensors.values() if now - s.worst_at <= _SHOWN_S]
         return sorted(fresh, key=lambda p: (-_score(p), p.source))[:count]
+
+    def cameras(self, now: float) -> list[CameraView]:
+        """Every camera of the last minute by name."""
+        found = []
+        for name, camera in sorted(self._cameras.items()):
+            last, arrivals = camera.last, camera.arrivals
+            if now - arrivals[-1][0] > _SHOWN_S:
+                continue
+            rate = sum(count for at, count in arrivals if now - at <= _RATE_WINDOW_S) / _RATE_WINDOW_S
+            found.append(
+                CameraView(name, last.label, last.score, last.latency_ms, last.device, round(rate, 1))
+            )
+        return found
 
     def alerts(self, count: int) -> list[AlertView]:
         """The newest alerts, those that are open first."""
@@ -162,7 +203,24 @@ class Board:
             alerts=self.alert_events,
             alerts_open=self.open_alerts,
             last_alert=next(reversed(self._alerts.values()), None),
+            cameras=self.cameras(now),
         )
+
+    def _note_camera(self, seen: PredictionView, now: float) -> None:
+        known = self._cameras.get(seen.source)
+        if known is None:
+            known = self._cameras[seen.source] = _Camera(seen)
+            if len(self._cameras) > _MAX_CAMERAS:
+                self._cameras.popitem(last=False)
+        known.last = seen
+        arrivals = known.arrivals
+        if arrivals and arrivals[-1][0] == now:
+            now, count = arrivals.pop()
+            arrivals.append((now, count + 1))
+        else:
+            arrivals.append((now, 1))
+        while now - arrivals[0][0] > _RATE_WINDOW_S:
+            arrivals.popleft()
 
     def _note_sensor(self, seen: PredictionView, now: float) -> None:
         known = self._sensors.get(seen.source)
@@ -193,6 +251,8 @@ def plain_line(summary: Summary) -> str:
     last = summary.last_alert
     if last is not None:
         line += f" | last: {last.state} {last.source} {last.field or ''} score {_score(last):.1f}"
+    for camera in summary.cameras[:_CAMERA_ROWS]:
+        line += f" | {camera.camera}: {camera.label or '-'} {camera.score or 0.0:.2f}"
     return line
 
 
@@ -247,10 +307,15 @@ def render(board: Board, title: str, notes: Sequence[str], now: float, height: i
     # frame 2, head 1, and 2 lines above the rows of each table; alerts get up to half of the rest
     messages = board.messages(now)
     rows = max(2, height - 7 - len(notes) - len(messages))
+    # a terminal that is too low for three tables has no cameras
+    cameras = summary.cameras[: min(_CAMERA_ROWS, rows - 6)] if rows > 6 else []
+    if cameras:
+        rows -= len(cameras) + 2
     alert_rows = max(1, min(len(board._alerts), rows // 2))
     parts: list[RenderableType] = [
         head,
         _prediction_table(board, rows - alert_rows, now),
+        *([_camera_table(cameras, len(summary.cameras))] if cameras else []),
         _alert_table(board, alert_rows, now),
     ]
     parts += [Text(note, style="dim", no_wrap=True, overflow="ellipsis") for note in notes]
@@ -287,6 +352,29 @@ def _prediction_table(board: Board, rows: int, now: float) -> RenderableType:
         )
     if not board.sensors:
         table.add_row("waiting for the first prediction ...")
+    return table
+
+
+def _camera_table(cameras: Sequence[CameraView], of: int) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    title = "Cameras" if len(cameras) == of else f"Cameras: {len(cameras)} of {of}"
+    table = Table(expand=True, box=None, title=title, title_style="bold")
+    for name, justify in (
+        ("camera", "left"), ("label", "left"), ("score", "right"), ("latency", "right"), ("device", "left"),
+        ("frames/s", "right"),
+    ):  # fmt: skip
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for seen in cameras:
+        table.add_row(
+            Text(seen.camera),
+            Text(seen.label or "-", "bold cyan"),
+            "-" if seen.score is None else f"{seen.score:.2f}",
+            "-" if seen.latency_ms is None else f"{seen.latency_ms:.0f} ms",
+            Text(seen.device or "-"),
+            f"{seen.frames_per_s:.1f}",
+        )
     return table
 
 

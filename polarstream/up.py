@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
-from connectors.source import SOURCES
+from connectors.source import FRAME_SOURCES, SOURCES
+from polarstream.config import left_out_of_demo
+from polarstream.demo.model import prepare
 from polarstream.live import Board, follow, plain_line, render
 from polarstream.supervisor import Backoff, Child, ChildSpec
 from streams.errors import PolarstreamError, RetryLater, UsageError
@@ -55,15 +57,24 @@ def choose_sources(config: Config, wanted: Sequence[str] | None) -> list[str]:
     Raises:
         UsageError: one that was asked for does not exist or has no stream.
     """
-    streams = {stream.name for stream in config.streams}
+    topics = _topics_of_sources(config)
     if wanted is None:
-        return [name for name in SOURCES if name in streams]
+        return list(topics)
     for name in wanted:
         if name not in SOURCES:
             raise UsageError(f"there is no source '{name}': choose from {', '.join(SOURCES)}")
-        if name not in streams:
-            raise UsageError(f"no stream is named '{name}' like the source: add one to the configuration")
+        if name not in topics:
+            kind = "stream of frames" if name in FRAME_SOURCES else "stream"
+            raise UsageError(f"no {kind} is named '{name}' like the source: add one to the configuration")
     return list(wanted)
+
+
+def _topics_of_sources(config: Config) -> dict[str, str]:
+    """The topic of each source that has a stream of its name."""
+    readings = {stream.name: stream.topic for stream in config.streams}
+    frames = {stream.name: stream.topic for stream in config.frames}
+    found = {name: (frames if name in FRAME_SOURCES else readings).get(name) for name in SOURCES}
+    return {name: topic for name, topic in found.items() if topic is not None}
 
 
 def run(config: Config, options: UpOptions) -> int:
@@ -80,6 +91,10 @@ def run(config: Config, options: UpOptions) -> int:
         try:
             if not kafka.bootstrap_servers:
                 kafka, broker = _local_broker(config)
+            prepare(config, _tell)
+            left_out = left_out_of_demo(config)
+            if left_out:
+                _tell(f"no camera frames without {', '.join(left_out)}: pip install 'polarstream[demo]'")
             return asyncio.run(_Up(config, options, sources, kafka, broker).run())
         except KeyboardInterrupt:
             return 0  # the usual end of it
@@ -87,6 +102,10 @@ def run(config: Config, options: UpOptions) -> int:
             if broker is not None:
                 with _deaf():
                     broker.stop()
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -138,7 +157,7 @@ def _local_broker(config: Config) -> tuple[KafkaConfig, LocalBroker | None]:
     bootstrap = running_bootstrap(config.data_dir)
     broker: LocalBroker | None = None
     if bootstrap is None:
-        print("starting the local broker ...", file=sys.stderr, flush=True)
+        _tell("starting the local broker ...")
         broker = LocalBroker(config.data_dir)
         try:
             with download_bar() as progress:
@@ -228,7 +247,7 @@ class _Up:
     def _say(self, message: str) -> None:
         self._board.say(message, time.time())
         if self._view != "table":
-            print(message, file=sys.stderr, flush=True)
+            _tell(message)
 
     async def _keep_broker(self) -> None:
         """Start our broker again if it dies."""
@@ -317,7 +336,7 @@ def _metrics_addresses(config: Config) -> list[str]:
 
 
 async def run_sources(config: Config, kafka: KafkaConfig, names: Sequence[str]) -> None:
-    """Publish the readings of these sources until cancelled.
+    """Publish the readings and frames of these sources until cancelled.
 
     Raises:
         UsageError: a source does not exist or has no stream.
@@ -328,7 +347,7 @@ async def run_sources(config: Config, kafka: KafkaConfig, names: Sequence[str]) 
     from streams.layout import lay_out
 
     chosen = choose_sources(config, names)
-    streams = {stream.name: stream for stream in config.streams}
+    topics = _topics_of_sources(config)
     (config.data_dir / "run").mkdir(parents=True, exist_ok=True)
     await lay_out(kafka, config.app_id, config.inputs, config.topics)
     port = metrics.serve(config.worker.metrics_host, 0)
@@ -338,4 +357,6 @@ async def run_sources(config: Config, kafka: KafkaConfig, names: Sequence[str]) 
             settings: dict[str, Any] = {"type": name}
             if name == "plant":
                 settings["clock_file"] = str(config.data_dir / "run" / "plant.clock")
-            group.create_task(feed(build_source(settings), publisher, streams[name].topic))
+            elif name == "camera":
+                settings["folder"] = str(config.data_dir / "pictures")
+            group.create_task(feed(build_source(settings), publisher, topics[name]))

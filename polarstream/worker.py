@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaError
 from agents.analyse import make_analyse_agent
 from agents.control import CompactedFollower, ControlFollower
 from agents.detect import export_gauges, make_detect_agent
+from polarstream.demo.model import prepare
 from polarstream.target import resolve_kafka
 from streams import metrics
 from streams.app import StreamApp
@@ -275,6 +276,7 @@ def run(config: Config) -> int:
     run_dir = config.data_dir / "run"
     with claim_instance(run_dir, config.worker.instance_id) as instance_id:
         kafka = resolve_kafka(config)
+        prepare(config, log.info)
         port = metrics.serve(config.worker.metrics_host, config.worker.metrics_port)
         status = run_dir / f"worker-{instance_id}.json"
         try:

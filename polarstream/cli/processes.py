@@ -31,7 +31,7 @@ def up(
     workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 1,
     source: Annotated[
         list[str] | None,
-        typer.Option(help="host or plant; repeatable. Default: those that a stream is named after."),
+        typer.Option(help="camera, host or plant; repeatable. Default: those that a stream is named after."),
     ] = None,
     no_sources: Annotated[bool, typer.Option("--no-sources", help="Run no source.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="One line a second instead of the table.")] = False,
@@ -65,7 +65,7 @@ def worker(config: ConfigOption = None) -> int:
 
 
 def sources(
-    names: Annotated[list[str], typer.Argument(help="host (this machine), plant (simulated).")],
+    names: Annotated[list[str], typer.Argument(help="camera, host (this machine), plant (simulated).")],
     config: ConfigOption = None,
 ) -> int:
     """Publish live readings of the built-in sources until stopped."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def test_sources_are_built_by_their_type() -> None:
     assert isinstance(build_source({"type": "plant", "sensors": 3}), PlantSource)
-    assert set(SOURCES) == {"host", "plant"}
+    assert set(SOURCES) == {"camera", "host", "plant"}
     for name in SOURCES:
         assert hasattr(build_source({"type": name}), "batches")
 
@@ -22,7 +22,7 @@ def test_sources_are_built_by_their_type() -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"type": "moon"}, "there is no source 'moon': choose one of host, plant"),
+        ({"type": "moon"}, "there is no source 'moon': choose one of camera, host, plant"),
         ({}, "there is no source 'None'"),
         ({"type": "plant", "sensors": "many"}, "source 'plant': Expected `int`"),
         ({"type": "plant", "colour": 1}, "unknown field `colour`"),

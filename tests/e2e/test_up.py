@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from polarstream.demo import requirements
 from polarstream.status import running_workers
 from tests.e2e.cli import Cli
 
@@ -97,6 +98,11 @@ def test_up_shows_predictions_and_alerts_survives_deaths_and_leaves_nothing(tmp_
         up.wait_for(r"^metrics http://127\.0\.0\.1:\d+/metrics$", 60)
         up.wait_for(r"predictions [1-9]", 60)
         up.wait_for(r"alerts [1-9].* last: firing", 60)
+        if requirements.missing():
+            assert any("pip install 'polarstream[demo]'" in line for line in up.lines)
+        else:
+            up.wait_for(r"camera-\d: (Egyptian cat|tabby|espresso|moped|missile|tripod) 0\.\d\d", 60)
+            assert any("putting the model efficientnet-lite0 into" in line for line in up.lines)
         assert time.monotonic() - started < 60
         [worker] = running_workers(data)
         with urllib.request.urlopen(worker.metrics, timeout=5) as page:

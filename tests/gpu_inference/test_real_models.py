@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 import gpu_inference
-from tests.gpu_inference.efficientnet_lite0 import efficientnet_lite0, read_checkpoint
+from polarstream.demo.efficientnet_lite0 import efficientnet_lite0, read_checkpoint
 
 TOLERANCE = 1e-3  # of the largest output
 LIGHT_MODELS = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"

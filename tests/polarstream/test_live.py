@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from polarstream.live import Board, plain_line, render
+from polarstream.live import Board, CameraView, plain_line, render
 
 NOW = 1_750_000_000.0
 
@@ -38,6 +38,27 @@ def test_the_worst_score_of_a_sensor_is_shown_for_a_minute() -> None:
     assert [(p.source, p.score) for p in board.worst(5, NOW + 62)] == [("a", 2.0)]
 
 
+def frame(camera: str, label: str | None, **more: Any) -> bytes:
+    return prediction(camera, 0.9, label=label, device="cpu", **more)
+
+
+def test_cameras_have_their_newest_answer_and_their_rate_and_are_no_sensors() -> None:
+    board = Board()
+    board.add_predictions([frame("gate", "dog"), frame("gate", "cat", latency_ms=30.0)], NOW)
+    board.add_predictions([frame("gate", "cat"), frame("yard", None)], NOW + 1)
+    board.add_predictions([frame("gate", "tabby", latency_ms=21.0), prediction("a", 1.0)], NOW + 2)
+    gate, yard = board.cameras(NOW + 2)
+    assert gate == CameraView("gate", "tabby", 0.9, 21.0, "cpu", 0.8)
+    assert (yard.camera, yard.label, yard.frames_per_s) == ("yard", None, 0.2)
+    assert [p.source for p in board.worst(9, NOW + 2)] == ["a"]
+    assert board.sensors == 1
+    # none came for a while: the rate falls, after a minute the camera is gone
+    assert [c.frames_per_s for c in board.cameras(NOW + 5.5)] == [0.4, 0.2]
+    assert [c.frames_per_s for c in board.cameras(NOW + 30)] == [0.0, 0.0]
+    assert [c.camera for c in board.cameras(NOW + 61.5)] == ["gate"]
+    assert [c.camera for c in board.summary(NOW + 2).cameras] == ["gate", "yard"]
+
+
 def test_open_alerts_stand_first_and_a_resolved_one_is_the_same_alert() -> None:
     board = Board()
     board.add_alerts([alert("1", "firing"), alert("2", "firing", NOW + 1)])
@@ -54,6 +75,10 @@ def test_memory_is_bounded() -> None:
     board.add_alerts([alert(f"a{n}", "firing") for n in range(300)])
     assert board.sensors == 5000
     assert len(board.alerts(1000)) == 200
+    for second in range(3000):
+        board.add_predictions([frame(f"c{second % 1500}", "cat")] * 2, NOW + second)
+    assert len(board._cameras) == 1000
+    assert sum(len(camera.arrivals) for camera in board._cameras.values()) == 1000
 
 
 def test_what_cannot_be_decoded_is_counted() -> None:
@@ -74,16 +99,24 @@ def test_plain_line_says_all_in_one_line() -> None:
     assert "predictions 1 " in line
     assert "anomalies 1 alerts 1 (1 open) | last: firing pump-1 temperature score 9.0" in line
     assert "\n" not in line
+    board.add_predictions([frame("gate", "tabby"), frame("yard", None)], NOW)
+    assert plain_line(board.summary(NOW)).endswith("score 9.0 | gate: tabby 0.90 | yard: - 0.90")
 
 
 def test_the_table_fits_any_terminal_and_shows_markup_as_it_is() -> None:
     board = Board()
     board.add_predictions([prediction(f"[red]s{n}[/]", float(n)) for n in range(100)], NOW)
     board.add_alerts([alert(str(n), "firing") for n in range(100)])
+    board.add_predictions([frame(f"cam-{n}", "[b]cat[/]") for n in range(10)], NOW)
     board.say("worker ended [sic]", NOW)
-    for width, height in ((80, 24), (200, 60), (40, 12)):
+    for width, height in ((200, 60), (80, 24), (40, 14), (40, 12)):
         console = Console(width=width, height=height, record=True, force_terminal=True)
         with console.capture() as capture:
             console.print(render(board, "polarstream", ["note"], NOW, height))
         assert len(capture.get().rstrip("\n").splitlines()) == height
-    assert "[red]s99[/]" in capture.get() or width == 40
+        shown = capture.get()
+        assert "[red]s99[/]" in shown or width == 40
+        assert ("[b]cat[/]" in shown) == (height > 14), shown
+        assert ("Cameras: 4 of 10" in shown) == (height > 14)
+        assert "cam-5" not in shown
+        assert "note" in shown or width == 40  # the head wraps

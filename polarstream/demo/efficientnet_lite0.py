@@ -6,17 +6,21 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-# first block of each stage that halves the image
-HALVING_BLOCKS = frozenset({1, 3, 5, 11})
-BLOCKS = 16
-EPSILON = 1e-3
-DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
-MAGIC = 0x1950A86A20F9469CFC6C
+CLASSES: Final = 1000
+#: First block of each stage that halves the image.
+HALVING_BLOCKS: Final = frozenset({1, 3, 5, 11})
+BLOCKS: Final = 16
+EPSILON: Final = 1e-3
+DTYPES: Final[dict[str, np.dtype[Any]]] = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+MAGIC: Final = 0x1950A86A20F9469CFC6C
+
+Array = NDArray[Any]
 
 
 class _Storage:
@@ -24,9 +28,9 @@ class _Storage:
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self.dtype = dtype
-        self.array = np.empty(0, dtype)
+        self.array: Array = np.empty(0, dtype)
 
-    def view(self, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
+    def view(self, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
         strides_bytes = [stride * self.dtype.itemsize for stride in strides]
         return np.lib.stride_tricks.as_strided(self.array[offset:], shape, strides_bytes, writeable=False)
 
@@ -54,8 +58,19 @@ class _Unpickler(pickle.Unpickler):
         return self.storages.setdefault(key, _Storage(dtype))
 
 
-def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
-    """Reads the format that PyTorch wrote before 1.6: five pickles, then the storages in the last's order."""
+def read_checkpoint(path: Path) -> dict[str, Array]:
+    """Read the format that PyTorch wrote before 1.6: five pickles, then the storages in the last's order.
+
+    Args:
+        path: of the checkpoint. Nothing in it is run.
+
+    Returns:
+        The tensors by name.
+
+    Raises:
+        ValueError: it is another kind of file.
+        pickle.UnpicklingError: it holds other things than tensors.
+    """
     with path.open("rb") as file:
         if _Unpickler(file).load() != MAGIC:
             raise ValueError(f"{path.name} is not a checkpoint of PyTorch before 1.6")
@@ -71,7 +86,7 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
 
 
 class _Builder:
-    def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, weights: Mapping[str, Array]) -> None:
         self.weights = weights
         self.nodes: list[Any] = []
         self.initializers = [
@@ -116,8 +131,15 @@ class _Builder:
         return self.add("Add", y, x) if same_shape else y
 
 
-def efficientnet_lite0(weights: Mapping[str, np.ndarray]) -> bytes:
-    """The model: x float32 [n, 3, 224, 224], (pixel - 127) / 128, to y float32 [n, 1000], logits."""
+def efficientnet_lite0(weights: Mapping[str, Array]) -> bytes:
+    """Build the model: x float32 [n, 3, 224, 224], (pixel - 127) / 128, to y float32 [n, 1000], logits.
+
+    Args:
+        weights: by their names in the checkpoint.
+
+    Returns:
+        An ONNX file.
+    """
     builder = _Builder(weights)
     x = builder.relu6(builder.conv_norm("x", "_conv_stem", "_bn0", stride=2))
     for index in range(BLOCKS):
@@ -130,8 +152,8 @@ def efficientnet_lite0(weights: Mapping[str, np.ndarray]) -> bytes:
         builder.nodes,
         "efficientnet_lite0",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 224, 224])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 1000])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", CLASSES])],
         builder.initializers,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())

@@ -1,0 +1,1 @@
+"""What `make run` shows of camera frames: a model with its labels, from packages that others keep."""
