@@ -31,7 +31,7 @@ def test_a_detector_finds_what_it_exists_for_and_little_else(
 ) -> None:
     shares = dict(zip(faults, found(name, shape, faults, sensors=6), strict=True))
     assert min(shares.values()) >= 0.75, shares
-    # once in 10,000 readings, up to ten times as often in a sensor's first ones; auto says once in 500
+    # once in 10,000 readings, twice as often in a sensor's first ones; auto says once in 300
     assert false_alarms(name, shape, sensors=6)[0] <= (40 if name == "auto" else 12)
 
 

@@ -26,20 +26,24 @@ DEPTHWISE = ConvShape(2, 9, 7, 32, 32, 3, 3, 1, 1, 1, 1, 1, 1, groups=32)
 WINOGRAD = ConvShape(2, 9, 10, 16, 20, 3, 3, 1, 1, 1, 1, 1, 1)
 
 
-@pytest.mark.parametrize("weights", STORED)
+# every kernel with int8, and with the other types those whose loads differ: the macro is the same
 @pytest.mark.parametrize(
-    ("shape", "choice"),
+    ("weights", "shape", "choice"),
     [
-        (SAME3, TILED),
-        (POINTWISE, ConvChoice("tile", tile=SLICED)),
-        (GROUPS, replace(TILED, split=2)),
-        (STEM, ConvChoice("stem", tile=SLICED)),
-        (THIRDS, ConvChoice("direct", px=2, vector=4)),
-        (DEPTHWISE, ConvChoice("depthwise", px=2, py=2, vector=4)),
-        (POINTWISE, ConvChoice("uniform", px=2, vector=16)),
-        (replace(POINTWISE, c=140), ConvChoice("uniform", split=2, vector=16)),
+        ("int8", SAME3, TILED),
+        ("int8", POINTWISE, ConvChoice("tile", tile=SLICED)),
+        ("int8", GROUPS, replace(TILED, split=2)),
+        ("int8", STEM, ConvChoice("stem", tile=SLICED)),
+        ("int8", THIRDS, ConvChoice("direct", px=2, vector=4)),
+        ("int8", DEPTHWISE, ConvChoice("depthwise", px=2, py=2, vector=4)),
+        ("int8", POINTWISE, ConvChoice("uniform", px=2, vector=16)),
+        ("int8", replace(POINTWISE, c=140), ConvChoice("uniform", split=2, vector=16)),
+        ("fp16", SAME3, TILED),
+        ("int4", SAME3, TILED),
+        ("fp16", THIRDS, ConvChoice("direct", px=2, vector=4)),
+        ("int4", THIRDS, ConvChoice("direct", px=2, vector=4)),
+        ("int4", DEPTHWISE, ConvChoice("depthwise", px=2, py=2, vector=4)),
     ],
-    ids=shape_id,
 )
 def test_every_kernel_reads_stored_weights(
     check_conv: Any, shape: ConvShape, choice: ConvChoice, weights: WeightType
