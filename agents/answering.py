@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from streams import metrics
 if TYPE_CHECKING:
     from agents.serving import Serving
     from gpu_inference.tasks.geometry import Geometry
+
+log = logging.getLogger("polarstream.serving")
 
 #: Shadows wait behind everything else.
 SHADOW_PRIORITY = -100
@@ -160,13 +163,18 @@ class Answering:
         signature: Signature | None,
     ) -> None:
         results = dict(zip(got, await asyncio.gather(*got.values()), strict=True))
-        if second is not None:
-            first = results["first"]
-            if first.dropped is None and planned.plan.wants_second(_answer_of(first)):
-                results["second"] = await (await second())
-            else:
-                planned.release([planned.members["second"]])
-        whole = self._whole(planned, results)
+        try:
+            if second is not None:
+                first = results["first"]
+                if first.dropped is None and planned.plan.wants_second(_answer_of(first)):
+                    results["second"] = await (await second())
+                else:
+                    planned.release([planned.members["second"]])
+            whole = self._whole(planned, results)
+        except Exception as error:
+            # a fault of ours must not hold the picture's chunk up: it goes to the dead letter
+            log.exception("the answers of %s can't be made one", planned.name)
+            whole = Result(who={}, error=f"{type(error).__name__}: {error}")
         if not result.done():
             result.set_result(whole)
         if self.cache is not None and planned.plan.kind == "single" and whole.answer is not None:

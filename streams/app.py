@@ -143,7 +143,7 @@ class StreamApp(faust.App):  # type: ignore[misc]
         self._batch_topics.add(requests.topic)
         self._tables_by_topic[requests.topic] = table
         self._limits.linger_by_topic[requests.topic] = requests.linger_ms
-        return RequestTopic(self, requests=requests)
+        return RequestTopic(self, stream=requests)
 
     def changelog_table(self, name: str, partitions: int) -> ChangelogTable:
         """Declare a table of state with as many partitions as the input topic."""

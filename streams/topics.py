@@ -27,18 +27,31 @@ class ChunkTopic(faust.Topic):  # type: ignore[misc]
         return Event(self.app, None, message.value, message.headers, message)
 
 
-class ReadingTopic(ChunkTopic):
-    """A topic of sensor readings that agents read as `streams.records.ReadingBatch`."""
+class StreamTopic(ChunkTopic):
+    """A topic that a stream of the configuration describes."""
 
-    def __init__(self, app: Any, *, stream: StreamConfig | None = None, **kwargs: Any) -> None:
-        self.stream_config = stream
-        self.codec = ReadingCodec(stream) if stream is not None else None
+    def __init__(
+        self,
+        app: Any,
+        *,
+        stream: StreamConfig | FrameStreamConfig | RequestsConfig | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.stream_config: Any = stream
         if stream is not None:
             kwargs.setdefault("topics", [stream.topic])
         super().__init__(app, **kwargs)
 
     def _clone_args(self) -> dict[str, Any]:
         return {**super()._clone_args(), "stream": self.stream_config}
+
+
+class ReadingTopic(StreamTopic):
+    """A topic of sensor readings that agents read as `streams.records.ReadingBatch`."""
+
+    def __init__(self, app: Any, *, stream: StreamConfig | None = None, **kwargs: Any) -> None:
+        self.codec = ReadingCodec(stream) if stream is not None else None
+        super().__init__(app, stream=stream, **kwargs)
 
     async def decode(self, message: Any, *, propagate: bool = False) -> Any:
         """Decode the chunk into columns; what can't be decoded stands in `rejected`."""
@@ -55,17 +68,8 @@ class ReadingTopic(ChunkTopic):
         return Event(self.app, None, batch, message.headers, message)
 
 
-class FrameTopic(ChunkTopic):
+class FrameTopic(StreamTopic):
     """A topic of camera frames that agents read as `streams.frames.FrameBatch`."""
-
-    def __init__(self, app: Any, *, stream: FrameStreamConfig | None = None, **kwargs: Any) -> None:
-        self.stream_config = stream
-        if stream is not None:
-            kwargs.setdefault("topics", [stream.topic])
-        super().__init__(app, **kwargs)
-
-    def _clone_args(self) -> dict[str, Any]:
-        return {**super()._clone_args(), "stream": self.stream_config}
 
     async def decode(self, message: Any, *, propagate: bool = False) -> Any:
         """Read the chunk's headers; what is no frame stands in `rejected`."""
@@ -75,21 +79,12 @@ class FrameTopic(ChunkTopic):
         return Event(self.app, None, batch, message.headers, message)
 
 
-class RequestTopic(ChunkTopic):
+class RequestTopic(StreamTopic):
     """A topic of requests that agents read as `streams.requests.RequestBatch`."""
-
-    def __init__(self, app: Any, *, requests: RequestsConfig | None = None, **kwargs: Any) -> None:
-        self.requests = requests
-        if requests is not None:
-            kwargs.setdefault("topics", [requests.topic])
-        super().__init__(app, **kwargs)
-
-    def _clone_args(self) -> dict[str, Any]:
-        return {**super()._clone_args(), "requests": self.requests}
 
     async def decode(self, message: Any, *, propagate: bool = False) -> Any:
         """Read the chunk's headers; what is no request stands among the entries as refused."""
-        assert self.requests is not None
-        batch = read_requests(message.value, self.requests)
+        assert self.stream_config is not None
+        batch = read_requests(message.value, self.stream_config)
         metrics.MESSAGES_IN.labels(batch.stream).inc(len(message.value.values))
         return Event(self.app, None, batch, message.headers, message)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import itertools
-import os
 import re
-import signal
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -16,10 +14,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaProducer
 
 from streams.frames import RAW, frame_headers
-from tests.e2e.cli import Cli
+from tests.e2e.node import WorkerNode
 from tests.frames import COLOURS, add_colour_model, picture
 
 CONFIG = """
@@ -45,8 +43,8 @@ policy = "{policy}"
 """
 
 
-class Node:
-    """A folder with a configuration and the model, and workers in it."""
+class Node(WorkerNode):
+    """One stream of frames, looked at by the model of colours."""
 
     def __init__(
         self,
@@ -56,25 +54,9 @@ class Node:
         delivery: str = "at_least_once",
         policy: str = "block",
     ) -> None:
-        self.cli = Cli(folder, bootstrap)
-        (folder / "polarstream.toml").write_text(
-            CONFIG.format(prefix=prefix, delivery=delivery, policy=policy)
-        )
-        self.models = folder / "data" / "models"
+        config = CONFIG.format(prefix=prefix, delivery=delivery, policy=policy)
+        super().__init__(folder, bootstrap, prefix, config)
         self.version = add_colour_model(self.models)
-        self.bootstrap, self.prefix = bootstrap, prefix
-        self.workers: list[Any] = []
-
-    def start(self) -> Any:
-        worker = self.cli.start("worker")
-        self.workers.append(worker)
-        return worker
-
-    def stop(self) -> None:
-        for worker in self.workers:
-            if worker.poll() is None:
-                os.killpg(worker.pid, signal.SIGKILL)
-            print(worker.communicate()[0].decode())
 
     async def publish(
         self, frames: list[tuple[str | None, bytes, list[tuple[str, bytes]]]], topic: str = "frames"
@@ -88,29 +70,6 @@ class Node:
             await producer.flush()
         finally:
             await producer.stop()
-
-    async def read(self, topic: str, count: int, timeout_s: float = 60, quiet_s: float = 0) -> list[Any]:
-        """The first messages of a topic that are committed, and what comes in `quiet_s` after them."""
-        consumer = AIOKafkaConsumer(
-            f"{self.prefix}{topic}",
-            bootstrap_servers=self.bootstrap,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-        )
-        await consumer.start()
-        got: list[Any] = []
-        deadline = time.monotonic() + timeout_s
-        try:
-            while len(got) < count and time.monotonic() < deadline:
-                for messages in (await consumer.getmany(timeout_ms=200)).values():
-                    got += messages
-            end = time.monotonic() + quiet_s
-            while time.monotonic() < end:
-                for messages in (await consumer.getmany(timeout_ms=100)).values():
-                    got += messages
-        finally:
-            await consumer.stop()
-        return got
 
 
 @pytest.fixture
@@ -204,8 +163,7 @@ async def test_a_worker_that_is_killed_loses_no_frame(make_node: Any, delivery: 
         nonlocal worker
         for pause_s in (4.5, 3.0):
             await asyncio.sleep(pause_s)
-            os.killpg(worker.pid, signal.SIGKILL)
-            worker.wait()
+            node.kill(worker)
             worker = node.start()
 
     await asyncio.gather(publish(), disturb())

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import os
-import signal
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +12,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaProducer
 
 from connectors.client import InferenceClient, RequestFailed, SyncInferenceClient, raw_picture
 from streams.config import KafkaConfig
-from tests.e2e.cli import Cli
+from tests.e2e.node import WorkerNode
 from tests.frames import COLOURS, add_colour_model, picture
 from tests.requests import add_double_model, add_sum_model
 
@@ -43,35 +40,16 @@ partitions = 3
 """
 
 
-class Node:
-    """A folder with a configuration and models, and workers in it."""
+class Node(WorkerNode):
+    """Requests to three models."""
 
     def __init__(self, folder: Path, bootstrap: str, prefix: str, delivery: str = "at_least_once") -> None:
-        self.cli = Cli(folder, bootstrap)
-        (folder / "polarstream.toml").write_text(CONFIG.format(prefix=prefix, delivery=delivery))
-        models = folder / "data" / "models"
-        self.version = add_colour_model(models)
-        add_double_model(models)
-        add_sum_model(models)
-        self.bootstrap, self.prefix = bootstrap, prefix
+        super().__init__(folder, bootstrap, prefix, CONFIG.format(prefix=prefix, delivery=delivery))
+        self.version = add_colour_model(self.models)
+        add_double_model(self.models)
+        add_sum_model(self.models)
         self.kafka = KafkaConfig(bootstrap_servers=[bootstrap])
         self.topics = (f"{prefix}requests", f"{prefix}results")
-        self.workers: list[Any] = []
-
-    def start(self) -> Any:
-        worker = self.cli.start("worker")
-        self.workers.append(worker)
-        return worker
-
-    def kill(self, worker: Any) -> None:
-        os.killpg(worker.pid, signal.SIGKILL)
-        worker.wait()
-
-    def stop(self) -> None:
-        for worker in self.workers:
-            if worker.poll() is None:
-                os.killpg(worker.pid, signal.SIGKILL)
-            print(worker.communicate()[0].decode())
 
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncIterator[InferenceClient]:
@@ -92,29 +70,6 @@ class Node:
             await producer.send_and_wait(self.topics[0], value, key=key, headers=list(headers.items()))
         finally:
             await producer.stop()
-
-    async def read(self, topic: str, count: int, quiet_s: float = 0, timeout_s: float = 30) -> list[Any]:
-        """The first committed messages of a topic, and what comes in `quiet_s` after them."""
-        consumer = AIOKafkaConsumer(
-            f"{self.prefix}{topic}",
-            bootstrap_servers=self.bootstrap,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-        )
-        await consumer.start()
-        got: list[Any] = []
-        deadline = time.monotonic() + timeout_s
-        try:
-            while len(got) < count and time.monotonic() < deadline:
-                for messages in (await consumer.getmany(timeout_ms=200)).values():
-                    got += messages
-            end = time.monotonic() + quiet_s
-            while time.monotonic() < end:
-                for messages in (await consumer.getmany(timeout_ms=100)).values():
-                    got += messages
-        finally:
-            await consumer.stop()
-        return got
 
 
 @pytest.fixture
